@@ -1,0 +1,186 @@
+"""The kernel calls Python 3.11 has no function for: all of them, in one place, through the C library's `syscall(2)`.
+
+Each function is its man page's call with Python's manners: bytes or str paths, OSError with errno and path. Nothing is
+loaded before the first call, so this imports on any system. Numbers are those of `<linux/*.h>`, the same on every
+architecture; call numbers come from asm-generic and x86-64 tables. Taught in chapter 07.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+import struct
+from ctypes import CDLL, c_char_p, c_int, c_long, c_size_t, c_uint, c_ulong, c_void_p, create_string_buffer, get_errno
+from typing import Any
+
+CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS = 0x20000, 0x02000000, 0x04000000
+CLONE_NEWIPC, CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x08000000, 0x10000000, 0x20000000, 0x40000000
+
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_SYNCHRONOUS, MS_REMOUNT = 1, 2, 4, 8, 16, 32
+MS_DIRSYNC, MS_NOSYMFOLLOW, MS_NOATIME, MS_NODIRATIME, MS_BIND, MS_MOVE, MS_REC = 128, 256, 1024, 2048, 4096, 8192, 16384
+MS_UNBINDABLE, MS_PRIVATE, MS_SLAVE, MS_SHARED = 1 << 17, 1 << 18, 1 << 19, 1 << 20
+MS_RELATIME, MS_STRICTATIME, MS_LAZYTIME = 1 << 21, 1 << 24, 1 << 25
+MNT_DETACH = 2
+
+AT_EMPTY_PATH, AT_RECURSIVE = 0x1000, 0x8000
+OPEN_TREE_CLONE, OPEN_TREE_CLOEXEC = 1, os.O_CLOEXEC if hasattr(os, "O_CLOEXEC") else 0o2000000
+MOVE_MOUNT_F_EMPTY_PATH, MOVE_MOUNT_T_EMPTY_PATH = 0x4, 0x40
+MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC = 1, 2, 4, 8
+
+RESOLVE_NO_XDEV, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH, RESOLVE_IN_ROOT = 1, 2, 4, 8, 16
+
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_KEEPCAPS, PR_SET_NAME = 1, 4, 8, 15
+PR_CAPBSET_DROP, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 24, 36, 38, 47
+PR_CAP_AMBIENT_RAISE, PR_CAP_AMBIENT_CLEAR_ALL = 2, 4
+
+# name: (x86-64, asm-generic: arm64, riscv64, loongarch64)
+_NUMBERS = {
+    "mount": (165, 40), "umount2": (166, 39), "pivot_root": (155, 41), "unshare": (272, 97), "setns": (308, 268),
+    "sethostname": (170, 161), "setdomainname": (171, 162), "capset": (126, 91), "capget": (125, 90), "prctl": (157, 167),
+    "keyctl": (250, 219), "syncfs": (306, 267), "openat2": (437, 437), "open_tree": (428, 428), "move_mount": (429, 429),
+    "fsopen": (430, 430), "fsconfig": (431, 431), "fsmount": (432, 432), "close_range": (436, 436),
+    "mount_setattr": (442, 442), "utimensat": (280, 88),
+}  # fmt: skip
+
+
+@functools.cache
+def _syscall() -> Any:
+    function = CDLL(None, use_errno=True).syscall
+    function.restype = c_long
+    return function
+
+
+@functools.cache
+def _number(name: str) -> int:
+    return _NUMBERS[name][0 if platform.machine() in ("x86_64", "AMD64") else 1]
+
+
+def _call(name: str, *arguments: Any, path: Any = None) -> int:
+    result = int(_syscall()(c_long(_number(name)), *arguments))
+    if result < 0:
+        number = get_errno()
+        raise OSError(number, os.strerror(number), path)
+    return result
+
+
+def _path(path: str | bytes | None) -> c_char_p:
+    return c_char_p(None if path is None else os.fsencode(path))
+
+
+def unshare(flags: int) -> None:
+    """Move this process into new namespaces, unshare(2). A new pid namespace holds for children only."""
+    _call("unshare", c_int(flags))
+
+
+def setns(fd: int, kind: int = 0) -> None:
+    """Join the namespace behind `fd`, setns(2)."""
+    _call("setns", c_int(fd), c_int(kind))
+
+
+def mount(
+    source: str | bytes | None, target: str | bytes, kind: str | None, flags: int = 0, data: str | bytes | None = None
+) -> None:
+    """mount(2). `data` must stay under one page (4 KiB)."""
+    _call("mount", _path(source), _path(target), _path(kind), c_ulong(flags), _path(data), path=target)
+
+
+def umount(target: str | bytes, flags: int = 0) -> None:
+    """umount2(2)."""
+    _call("umount2", _path(target), c_int(flags), path=target)
+
+
+def pivot_root(new_root: str | bytes, put_old: str | bytes) -> None:
+    """pivot_root(2). With both `.`, the old root lies on top of the new one, ready to be detached."""
+    _call("pivot_root", _path(new_root), _path(put_old), path=new_root)
+
+
+def sethostname(name: str) -> None:
+    raw = name.encode()
+    _call("sethostname", c_char_p(raw), c_size_t(len(raw)))
+
+
+def setdomainname(name: str) -> None:
+    raw = name.encode()
+    _call("setdomainname", c_char_p(raw), c_size_t(len(raw)))
+
+
+def prctl(option: int, arg2: int = 0, arg3: int = 0, arg4: int = 0, arg5: int = 0) -> int:
+    return _call("prctl", c_int(option), *(c_ulong(arg) for arg in (arg2, arg3, arg4, arg5)))
+
+
+def capset(effective: int, permitted: int, inheritable: int) -> None:
+    """Set this thread's capability sets, as 64-bit masks, capset(2)."""
+    header = struct.pack("=Ii", 0x20080522, 0)
+    low = [value & 0xFFFFFFFF for value in (effective, permitted, inheritable)]
+    high = [value >> 32 for value in (effective, permitted, inheritable)]
+    _call("capset", c_char_p(header), c_char_p(struct.pack("=6I", *low, *high)))
+
+
+def capget() -> tuple[int, int, int]:
+    """This thread's effective, permitted and inheritable sets as 64-bit masks, capget(2)."""
+    header, data = create_string_buffer(struct.pack("=Ii", 0x20080522, 0)), create_string_buffer(24)
+    _call("capget", header, data)
+    words = struct.unpack("=6I", data.raw[:24])
+    return words[0] | words[3] << 32, words[1] | words[4] << 32, words[2] | words[5] << 32
+
+
+def join_new_session_keyring() -> None:
+    """Give this process an empty session keyring of its own, keyctl(2) KEYCTL_JOIN_SESSION_KEYRING."""
+    _call("keyctl", c_int(1), c_char_p(None))
+
+
+def syncfs(fd: int) -> None:
+    """Write out the file system that holds `fd`, syncfs(2)."""
+    _call("syncfs", c_int(fd))
+
+
+def openat2(dir_fd: int, path: str | bytes, flags: int, resolve: int, mode: int = 0) -> int:
+    """Open `path` under `dir_fd` with kernel-enforced limits on how it resolves, openat2(2)."""
+    how = struct.pack("=QQQ", flags | os.O_CLOEXEC, mode, resolve)
+    return _call("openat2", c_int(dir_fd), _path(path), c_char_p(how), c_size_t(24), path=path)
+
+
+def open_tree(dir_fd: int, path: str | bytes, flags: int) -> int:
+    """A descriptor for the mount at `path`, or with OPEN_TREE_CLONE a detached copy of it, open_tree(2)."""
+    return _call("open_tree", c_int(dir_fd), _path(path), c_uint(flags), path=path)
+
+
+def move_mount(from_fd: int, to_fd: int, to_path: str | bytes = "", flags: int = MOVE_MOUNT_F_EMPTY_PATH) -> None:
+    """Attach the mount behind `from_fd` at `to_path` under `to_fd`, move_mount(2)."""
+    if not to_path:
+        flags |= MOVE_MOUNT_T_EMPTY_PATH
+    _call("move_mount", c_int(from_fd), _path(""), c_int(to_fd), _path(to_path), c_uint(flags), path=to_path)
+
+
+def fsopen(kind: str) -> int:
+    """Begin a new file system configuration, fsopen(2)."""
+    return _call("fsopen", _path(kind), c_uint(1))
+
+
+def fsconfig_string(fd: int, key: str, value: str | bytes) -> None:
+    _call("fsconfig", c_int(fd), c_uint(1), _path(key), _path(value), c_int(0), path=key)
+
+
+def fsconfig_flag(fd: int, key: str) -> None:
+    _call("fsconfig", c_int(fd), c_uint(0), _path(key), c_void_p(None), c_int(0), path=key)
+
+
+def fsconfig_create(fd: int) -> None:
+    _call("fsconfig", c_int(fd), c_uint(6), c_void_p(None), c_void_p(None), c_int(0))
+
+
+def fsmount(fd: int, attributes: int = 0) -> int:
+    """A detached mount of the configured file system, fsmount(2)."""
+    return _call("fsmount", c_int(fd), c_uint(1), c_uint(attributes))
+
+
+def mount_setattr(dir_fd: int, path: str | bytes, flags: int, set_: int = 0, clear: int = 0, propagation: int = 0) -> None:
+    """Change a mount's (with AT_RECURSIVE: a mount tree's) attributes, mount_setattr(2)."""
+    attributes = struct.pack("=QQQQ", set_, clear, propagation, 0)
+    _call("mount_setattr", c_int(dir_fd), _path(path), c_uint(flags), c_char_p(attributes), c_size_t(32), path=path)
+
+
+def close_range(first: int, cloexec: bool = False) -> None:
+    """Close (or mark close-on-exec) every descriptor from `first` up, close_range(2)."""
+    _call("close_range", c_uint(first), c_uint(0xFFFFFFFF), c_uint(4 if cloexec else 0))

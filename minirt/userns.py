@@ -1,0 +1,173 @@
+"""User namespaces: how a plain user becomes "root" over ids of their own, and which ids those are.
+
+Three mappings, best first: *root* (we are root: no namespace, ids as they are), *subuids* (id 0 is the user, 1… are the
+user's range in /etc/subuid, set by newuidmap), *single* (id 0 is the user and there is no other). `None` means the
+machine refuses user namespaces. The mapping, not the namespace, decides who owns a file, so every process that needs to
+be root over those files (unpack worker, shim) makes a namespace of its own with the same rows; none has to be kept
+alive, and no file is left that its owner cannot remove. Source: user_namespaces(7), newuidmap(1), subuid(5). Taught in chapter 07.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+from typing import Any
+
+from minirt import child, linux
+from minirt.errors import Unsupported
+
+_SHARED_COUNT = 65536
+
+
+@dataclass(frozen=True)
+class IdMapping:
+    """Rows are (inside, outside, count). No rows: the ids are the host's own (root)."""
+
+    uids: tuple[tuple[int, int, int], ...] = ()
+    gids: tuple[tuple[int, int, int], ...] = ()
+
+    @property
+    def rootless(self) -> bool:
+        return bool(self.uids)
+
+    @property
+    def single(self) -> bool:
+        """Only one id exists inside: files of other owners cannot be represented."""
+        return self.rootless and sum(row[2] for row in self.uids) == 1
+
+    @property
+    def form(self) -> str:
+        """The name of the unpacked form of layers: overlay's xattr namespace and the mapping."""
+        if not self.rootless:
+            return "trusted"
+        return "user-" + hashlib.sha256(repr((self.uids, self.gids)).encode()).hexdigest()[:12]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"uids": [list(row) for row in self.uids], "gids": [list(row) for row in self.gids]}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> IdMapping:
+        uids, gids = (tuple((int(a), int(b), int(c)) for a, b, c in value[key]) for key in ("uids", "gids"))
+        return cls(uids, gids)
+
+
+def mapping(uid: int | None = None) -> IdMapping:
+    """The best mapping this user has a right to by /etc/subuid and newuidmap; says nothing about the kernel's leave."""
+    uid = os.getuid() if uid is None else uid
+    if uid == 0:
+        return IdMapping()
+    gid = os.getgid()
+    sub_uids, sub_gids = _ranges("/etc/subuid", uid), _ranges("/etc/subgid", uid)
+    if sub_uids and sub_gids and shutil.which("newuidmap") and shutil.which("newgidmap"):
+        return IdMapping(((0, uid, 1), *_stack(sub_uids)), ((0, gid, 1), *_stack(sub_gids)))
+    return IdMapping(((0, uid, 1),), ((0, gid, 1),))
+
+
+def _ranges(path: str, uid: int) -> list[tuple[int, int]]:
+    """This user's (start, count) rows, subuid(5); by name or number."""
+    import pwd
+
+    try:
+        names = {pwd.getpwuid(uid).pw_name, str(uid)}
+    except KeyError:
+        names = {str(uid)}
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            rows = [line.strip().split(":") for line in file]
+    except OSError:
+        return []
+    return [
+        (int(r[1]), int(r[2])) for r in rows if len(r) == 3 and r[0] in names and r[1].isdigit() and r[2].isdigit()
+    ]
+
+
+def _stack(ranges: list[tuple[int, int]]) -> list[tuple[int, int, int]]:
+    rows, inside = [], 1
+    for start, count in ranges:
+        count = min(count, _SHARED_COUNT - inside + 1)
+        if count > 0:
+            rows.append((inside, start, count))
+            inside += count
+    return rows
+
+
+def become_root(ids: IdMapping) -> None:
+    """Move this process into a new user namespace with this mapping, as its root. For a single-threaded process.
+
+    The maps are written from outside, by a child forked beforehand. Raises Unsupported, with what the machine
+    answered, where it refuses.
+    """
+    if not ids.rootless:
+        return
+    go_read, go_write = os.pipe()
+    told_read, told_write = os.pipe()
+    helper = os.fork()
+    if helper == 0:
+        try:
+            os.close(go_write)
+            if os.read(go_read, 1):
+                _write_maps(os.getppid(), ids)
+        except (Unsupported, OSError) as error:
+            os.write(told_write, str(error).encode()[:4000])
+        finally:
+            os._exit(0)
+    os.close(go_read)
+    os.close(told_write)
+    refused = ""
+    try:
+        linux.unshare(linux.CLONE_NEWUSER)
+        os.write(go_write, b"1")
+    except OSError as error:
+        refused = f"this machine refuses user namespaces ({error.strerror}): see `minirt doctor`"
+    os.close(go_write)
+    with os.fdopen(told_read, "rb") as pipe:
+        refused = refused or pipe.read().decode(errors="replace")
+    os.waitpid(helper, 0)
+    if refused:
+        raise Unsupported(refused)
+    os.setresgid(0, 0, 0)
+    os.setresuid(0, 0, 0)
+
+
+def _write_maps(pid: int, ids: IdMapping) -> None:
+    """Map `pid`'s new namespace: ourselves for one id, by the set-uid tools of uidmap for a range."""
+    if ids.single:
+        for name, text in (("setgroups", "deny"), ("uid_map", "%d %d %d" % ids.uids[0]), ("gid_map", "%d %d %d" % ids.gids[0])):
+            try:
+                with open(f"/proc/{pid}/{name}", "w", encoding="ascii") as file:
+                    file.write(text)
+            except OSError as error:
+                raise Unsupported(
+                    f"this machine refuses user namespaces ({name}: {error.strerror}): see `minirt doctor`"
+                ) from error
+        return
+    for tool, rows in (("newuidmap", ids.uids), ("newgidmap", ids.gids)):
+        words = [tool, str(pid), *(str(number) for row in rows for number in row)]
+        result = subprocess.run(words, capture_output=True, text=True, check=False)
+        if result.returncode:
+            raise Unsupported(f"{tool} refused the mapping: {result.stderr.strip()[:200]}")
+
+
+def detect() -> IdMapping | None:
+    """The mapping that really works here, found by trying in a child; None where user namespaces are refused."""
+    best = mapping()
+    if not best.rootless:
+        return best
+    for ids in dict.fromkeys((best, IdMapping(best.uids[:1], best.gids[:1]))):
+        if subprocess.run(child.command("minirt.userns", json.dumps([ids.uids, ids.gids])), check=False).returncode == 0:
+            return ids
+    return None
+
+
+def main(argument: str) -> int:
+    """The child of `detect`: try one mapping."""
+    uids, gids = json.loads(argument)
+    try:
+        become_root(IdMapping.from_json({"uids": uids, "gids": gids}))
+    except Unsupported:
+        return 1
+    return 0
