@@ -1,0 +1,147 @@
+"""The project's own rules: style, types, arrows, sizes, and what README, CI and environment.yml say of each other."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+TOP = Path(__file__).resolve().parent.parent
+PYPROJECT = tomllib.loads((TOP / "pyproject.toml").read_text("utf-8"))
+SOURCES = sorted((TOP / "minirt").rglob("*.py"))
+# Where conda-forge's name differs from PyPI's.
+CONDA_NAMES = {"python-isal": "isal"}
+
+
+def run(*arguments: str) -> None:
+    """Run a tool of this environment over the whole project; its output is the failure's message."""
+    result = subprocess.run([sys.executable, "-m", *arguments], cwd=TOP, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def readme_command(end: str) -> str:
+    """README's one-line command that ends so. It may stand there more than once, but always the same."""
+    lines = {line.strip() for line in (TOP / "README.md").read_text("utf-8").splitlines()}
+    (command,) = (line for line in lines if line.startswith("python3 -m venv") and line.endswith(end))
+    return command
+
+
+def test_lint() -> None:
+    run("ruff", "check")
+
+
+def test_format() -> None:
+    run("ruff", "format", "--check")
+
+
+def test_types() -> None:
+    run("mypy")
+
+
+def test_arrows_between_rooms() -> None:
+    code = "import sys; from importlinter.cli import lint_imports_command as c; sys.argv = ['lint-imports']; c()"
+    result = subprocess.run([sys.executable, "-c", code], cwd=TOP, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_sizes() -> None:
+    """Each module can be read in ten minutes, the whole package in a few evenings."""
+    lines = {str(path.relative_to(TOP)): len(path.read_text("utf-8").splitlines()) for path in SOURCES}
+    assert {path: count for path, count in lines.items() if count > 400} == {}
+    assert sum(lines.values()) < 9000
+
+
+def test_conda_environment_has_the_same_dependencies() -> None:
+    environment = yaml.safe_load((TOP / "environment.yml").read_text("utf-8"))
+    conda = [row for row in environment["dependencies"] if isinstance(row, str) and row != "pip"]
+    named = {re.match(r"[A-Za-z0-9_-]+", row)[0]: row for row in conda}  # type: ignore[index]
+    found = {CONDA_NAMES.get(name, name) + row.removeprefix(name) for name, row in named.items()}
+    assert found == {f"python{PYPROJECT['project']['requires-python']}", *PYPROJECT["project"]["dependencies"]}
+
+
+def test_ci_runs_readmes_test_command() -> None:
+    command = readme_command("/pytest")
+    lines = (TOP / ".ci/run").read_text("utf-8").splitlines()
+    assert lines[-1] == command
+    assert re.search(r"run: .*\.ci/run$", (TOP / ".github/workflows/ci.yml").read_text("utf-8"), re.MULTILINE)
+
+
+def test_readme_opens_the_course_with_one_command() -> None:
+    command = readme_command("lab")
+    assert command == "python3 -m venv .venv && .venv/bin/pip install -q -e . && .venv/bin/minirt lab"
+    assert PYPROJECT["project"]["scripts"] == {"minirt": "minirt.cli:main"}
+
+
+def test_the_run_path_loads_nothing_slow() -> None:
+    """The start of `minirt run` is the user's wait: what only a pull or a notebook needs is imported only by them."""
+    names = ["minirt", *(f"minirt.{room}" for room in ("cli", "client", "engine", "store", "runtime"))]
+    code = f"""
+import importlib, sys
+for name in {names}:
+    importlib.import_module(name)
+slow = ["requests", "urllib3", "http.client", "ssl", "asyncio", "email", "ipywidgets", "IPython", "ctypes.util"]
+print(*[name for name in slow if name in sys.modules])
+"""
+    found = subprocess.run([sys.executable, "-c", code], cwd=TOP, capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stdout.split()) == (0, []), found.stdout + found.stderr
+
+
+# What CPython lacks on Windows, of what this package uses anywhere.
+POSIX_MODULES = ["fcntl", "grp", "pwd", "resource", "pty", "termios", "tty", "syslog"]
+POSIX_NAMES = [
+    *("O_CLOEXEC", "O_DIRECTORY", "O_NOFOLLOW", "O_PATH", "O_NONBLOCK", "O_NOCTTY"),
+    *(
+        "fork",
+        "forkpty",
+        "openpty",
+        "posix_spawn",
+        "setsid",
+        "getpgid",
+        "killpg",
+        "pidfd_open",
+        "memfd_create",
+        "pipe2",
+    ),
+    *("getuid", "geteuid", "getgid", "getegid", "getgroups", "setuid", "setgid", "setresuid", "setresgid", "setgroups"),
+    *("chown", "fchown", "lchown", "mknod", "mkfifo", "makedev", "major", "minor", "setxattr", "getxattr", "listxattr"),
+    *("sched_getaffinity", "uname", "statvfs", "sendfile", "pread", "pwrite"),
+]
+
+
+@pytest.mark.parametrize("platform", ["darwin", "win32"])
+def test_the_package_imports_elsewhere(platform: str) -> None:
+    """On macOS and Windows every module imports. Windows is played by taking away what CPython does not have there."""
+    code = f"""
+import importlib, pkgutil, sys
+def load():
+    import minirt
+    for module in pkgutil.walk_packages(minirt.__path__, "minirt."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+load()  # the other packages, as they are on this machine
+for name in [name for name in sys.modules if name.split(".")[0] == "minirt"]:
+    del sys.modules[name]
+import ctypes, os, signal, socket
+sys.platform = {platform!r}
+if sys.platform == "win32":
+    os.name = "nt"
+    for name in {POSIX_MODULES}:
+        sys.modules[name] = None
+    for name in {POSIX_NAMES}:
+        if hasattr(os, name):
+            delattr(os, name)
+    for name in ("SIGKILL", "SIGWINCH", "SIGHUP", "SIGCHLD", "pthread_sigmask"):
+        delattr(signal, name)
+    del socket.AF_UNIX
+    def absent(name, *more, **options):
+        raise TypeError("bad argument type for built-in operation")
+    ctypes.CDLL.__init__ = absent
+load()
+"""
+    result = subprocess.run([sys.executable, "-c", code], cwd=TOP, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
