@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from peers import require
 
 MEMORY = Path("/dev/shm")
 PREFIX = "minirt-dockerd-"
@@ -30,40 +29,19 @@ START_SECONDS = 60.0
 
 
 @dataclass
-class Dockerd:
-    """A running daemon. `folder` is on tmpfs and may be used for more; it is removed at the end."""
+class Island:
+    """A network namespace of our own, alive as long as `process`. `folder` is on tmpfs and is removed at the end."""
 
     folder: Path
     process: subprocess.Popen[bytes]
 
-    @property
-    def data(self) -> Path:
-        """docker's data-root."""
-        return self.folder / "data"
-
     def inside(self, *command: str) -> list[str]:
-        """The argv that runs `command` in the daemon's network namespace."""
+        """The argv that runs `command` in the network namespace."""
         return ["nsenter", f"--net=/proc/{self.process.pid}/ns/net", *command]
-
-    def command(self, *arguments: str) -> list[str]:
-        """The argv of the docker CLI for this daemon."""
-        return ["docker", "-H", f"unix://{self.folder}/docker.sock", *arguments]
-
-    def docker(
-        self, *arguments: str, check: bool = True, stdin: bytes | None = None
-    ) -> subprocess.CompletedProcess[bytes]:
-        """Run the docker CLI; with `check`, a failure fails the test with what docker said."""
-        environment = {"PATH": os.environ["PATH"], "HOME": str(self.folder), "DOCKER_BUILDKIT": "0"}
-        result = subprocess.run(
-            self.command(*arguments), input=stdin or b"", capture_output=True, env=environment, check=False
-        )
-        if check and result.returncode:
-            raise AssertionError(f"docker {' '.join(arguments)}: {result.returncode}: {result.stderr.decode()}")
-        return result
 
     @contextlib.contextmanager
     def registry(self) -> Iterator[str]:
-        """A docker-registry in the daemon's network namespace, its data on the same tmpfs. Yields host:port."""
+        """A docker-registry in the network namespace, its data on the same tmpfs. Yields host:port."""
         folder = Path(tempfile.mkdtemp(prefix="registry-", dir=self.folder))
         address = "127.0.0.1:5000"  # the namespace is ours alone, so is the port
         settings = {
@@ -90,49 +68,94 @@ class Dockerd:
             shutil.rmtree(folder)
 
 
+class Dockerd(Island):
+    """A running daemon in a network namespace of its own."""
+
+    @property
+    def data(self) -> Path:
+        """docker's data-root."""
+        return self.folder / "data"
+
+    def command(self, *arguments: str) -> list[str]:
+        """The argv of the docker CLI for this daemon."""
+        return ["docker", "-H", f"unix://{self.folder}/docker.sock", *arguments]
+
+    def docker(
+        self, *arguments: str, check: bool = True, stdin: bytes | None = None
+    ) -> subprocess.CompletedProcess[bytes]:
+        """Run the docker CLI; with `check`, a failure fails the test with what docker said."""
+        environment = {"PATH": os.environ["PATH"], "HOME": str(self.folder), "DOCKER_BUILDKIT": "0"}
+        result = subprocess.run(
+            self.command(*arguments), input=stdin or b"", capture_output=True, env=environment, check=False
+        )
+        if check and result.returncode:
+            raise AssertionError(f"docker {' '.join(arguments)}: {result.returncode}: {result.stderr.decode()}")
+        return result
+
+
 @contextlib.contextmanager
 def started() -> Iterator[Dockerd]:
     """Start a daemon, wait until it answers, and take everything of it away at the end."""
+    with _folder() as folder:
+        (folder / "daemon.json").write_text("{}")
+        options = {
+            "config-file": folder / "daemon.json",
+            "data-root": folder / "data",
+            "exec-root": folder / "exec",
+            "pidfile": folder / "docker.pid",
+            "host": f"unix://{folder}/docker.sock",
+            "storage-driver": "overlay2",
+            "exec-opt": "native.cgroupdriver=cgroupfs",
+            "cgroup-parent": f"/{folder.name}",
+            "log-level": "warn",
+        }
+        with _isolated(folder, "dockerd", *(f"--{name}={value}" for name, value in options.items())) as process:
+            daemon = Dockerd(folder, process)
+            _until(lambda: daemon.docker("version", check=False).returncode == 0, process, folder / "log")
+            yield daemon
+
+
+@contextlib.contextmanager
+def island() -> Iterator[Island]:
+    """The same surroundings without a daemon."""
+    with _folder() as folder, _isolated(folder, "sleep", "infinity") as process:
+        yield Island(folder, process)
+
+
+@contextlib.contextmanager
+def _folder() -> Iterator[Path]:
+    """A folder on tmpfs; what killed runs left behind is cleaned first."""
     for left in MEMORY.glob(PREFIX + "*"):
         if not Path("/proc", left.name.removeprefix(PREFIX).split("-")[0]).exists():
             _clean(left)
     folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=MEMORY))
-    (folder / "daemon.json").write_text("{}")
-    options = {
-        "config-file": folder / "daemon.json",
-        "data-root": folder / "data",
-        "exec-root": folder / "exec",
-        "pidfile": folder / "docker.pid",
-        "host": f"unix://{folder}/docker.sock",
-        "storage-driver": "overlay2",
-        "exec-opt": "native.cgroupdriver=cgroupfs",
-        "cgroup-parent": f"/{folder.name}",
-        "log-level": "warn",
-    }
-    words = _dying_with_us("dockerd", *(f"--{name}={value}" for name, value in options.items()))
-    with open(folder / "log", "wb") as log:
-        process = subprocess.Popen(
-            ["unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh", *words],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-        )
-    daemon = Dockerd(folder, process)
     try:
-        _until(lambda: daemon.docker("version", check=False).returncode == 0, process, folder / "log")
-        yield daemon
+        yield folder
+    finally:
+        _clean(folder)
+
+
+@contextlib.contextmanager
+def _isolated(folder: Path, *command: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Run `command` in a network namespace of its own with loopback up; it ends with the block."""
+    words = ["unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh", *_dying_with_us(*command)]
+    with open(folder / "log", "wb") as log:
+        process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    try:
+        yield process
     finally:
         process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(30)
         process.kill()
         process.wait()
-        _clean(folder)
 
 
 @pytest.fixture(scope="session")
 def dockerd() -> Iterator[Dockerd]:
     """One daemon for all tests of the run. Needs root; a missing peer skips (in CI it fails)."""
+    from peers import require
+
     if os.getuid():
         pytest.skip("dockerd needs root")
     for peer in ("dockerd", "docker", "docker-registry", "unshare", "nsenter", "setpriv", "ip", "iptables"):
