@@ -1,7 +1,7 @@
-"""Cold pull and unpack of the big image by minirt, docker and podman: `python benchmarks/pull.py [--rounds N]`, as root.
+"""Cold pull and unpack of the big image by minirt, docker and podman; `python benchmarks/pull.py [--rounds N]` as root.
 
-All three take it from one docker-registry in one network namespace and unpack onto one tmpfs, turn by turn, so that what
-else the machine does meets them alike. A pull begins with an empty store; the clock runs around the whole command.
+All three take it from one docker-registry in one network namespace and unpack onto one tmpfs, turn by turn, so that
+what else the machine does meets them alike. A pull begins with an empty store; the clock runs around the whole command.
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ def docker(island: dockerd.Island, image: str) -> float:
 def podman(island: dockerd.Island, image: str) -> float:
     store = island.folder / "podman"
     options = [f"--root={store}/root", f"--runroot={store}/run", "--storage-driver=overlay", "--tmpdir", f"{store}/tmp"]
-    home = {"HOME": str(island.folder), "TMPDIR": str(island.folder)}
+    settings = island.folder / "containers.conf"
+    settings.write_text('[engine]\nlock_type = "file"\n')  # else it leaves its locks in /dev/shm
+    home = {"HOME": str(island.folder), "TMPDIR": str(island.folder), "CONTAINERS_CONF": str(settings)}
     seconds = timed(island.inside("podman", *options, "pull", "--quiet", "--tls-verify=false", image), **home)
     timed(["podman", *options, "rmi", "--all", "--force"], **home)
     shutil.rmtree(store)

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from peers import require
 
 MEMORY = Path("/dev/shm")
 PREFIX = "minirt-dockerd-"
@@ -154,8 +155,6 @@ def _isolated(folder: Path, *command: str) -> Iterator[subprocess.Popen[bytes]]:
 @pytest.fixture(scope="session")
 def dockerd() -> Iterator[Dockerd]:
     """One daemon for all tests of the run. Needs root; a missing peer skips (in CI it fails)."""
-    from peers import require
-
     if os.getuid():
         pytest.skip("dockerd needs root")
     for peer in ("dockerd", "docker", "docker-registry", "unshare", "nsenter", "setpriv", "ip", "iptables"):

@@ -21,6 +21,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from peers import require
+
 # Read when the run starts: tests change HOME and XDG_CACHE_HOME.
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "minirt-tests"
 BIG_LAYERS, BIG_FILES, BIG_BYTES = 4, 27_000, 600_000_000
@@ -30,8 +32,6 @@ CPU = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.m
 
 def debian() -> Path:
     """A tar of a minimal Debian or Ubuntu root file system, this machine's release, with owners and xattrs. As root."""
-    from peers import require
-
     require("debootstrap")
     suite, mirror = _apt_source()
     with _kept(f"{suite}-{CPU}.tar") as path:
