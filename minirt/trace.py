@@ -3,7 +3,8 @@
 Rooms publish, anyone may listen; with no listener a publish is one look at an empty list. Order is the order of
 publishing, whatever the thread. Actions by box:
 
-    client     request   method, path, status          what the client asked the daemon, in Engine API terms
+    client     request   method, path                  what the client asks the daemon, in Engine API terms
+    client     response  method, path, status, ms      and what it answered (for a stream: when it ended)
     cache      look-up   image, found                  is the image in the local store?
     registry   exchange  method, url, status, ms, request, response    one HTTP exchange; credentials never appear
     registry   progress  id, status, current, total    one layer's progress, bytes

@@ -1,0 +1,131 @@
+"""The Python interface, for notebooks and scripts: plain functions over one client, plain results.
+
+Each function stands for the docker command of its name. `root` and `hub` default to the environment (MINIRT_ROOT,
+MINIRT_HUB). Errors are `minirt.errors.MinirtError`, one clear line each.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from minirt.client import Client
+from minirt.errors import NotFound
+from minirt.trace import Events
+
+
+@dataclass(frozen=True)
+class Image:
+    """A stored image. `id` is its config's digest; `digest` what its registry calls it; `size` in bytes unpacked."""
+
+    name: str
+    id: str
+    digest: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a container's command left behind."""
+
+    exit_code: int
+    output: bytes
+    errors: bytes
+
+    @property
+    def stdout(self) -> str:
+        return self.output.decode(errors="replace")
+
+    @property
+    def stderr(self) -> str:
+        return self.errors.decode(errors="replace")
+
+    def __str__(self) -> str:
+        return self.stdout
+
+
+def pull(name: str, platform: str | None = None, *, root: Path | str | None = None, hub: str | None = None) -> Image:
+    """`docker pull`: fetch, verify and keep an image."""
+    with Client(root, hub) as client:
+        for _ in client.pull(name, platform):
+            pass
+        return _image(client.inspect_image(name), name)
+
+
+def run(
+    name: str,
+    command: Sequence[str] | str | None = None,
+    *,
+    env: Mapping[str, str] | None = None,
+    entrypoint: Sequence[str] | None = None,
+    workdir: str | None = None,
+    user: str | None = None,
+    network: str = "none",
+    stdin: bytes | None = None,
+    remove: bool = True,
+    platform: str | None = None,
+    root: Path | str | None = None,
+    hub: str | None = None,
+) -> Result:
+    """`docker run`: pull if it is not here, create, start, wait. A `command` given as text is split as a shell would."""
+    import shlex
+
+    words = shlex.split(command) if isinstance(command, str) else list(command or ())
+    body = {
+        "Image": name,
+        "Cmd": words,
+        "Entrypoint": list(entrypoint) if entrypoint is not None else None,
+        "Env": [f"{key}={value}" for key, value in (env or {}).items()],
+        "WorkingDir": workdir or "",
+        "User": user or "",
+        "OpenStdin": stdin is not None,
+        "HostConfig": {"NetworkMode": network, "AutoRemove": remove},
+    }
+    with Client(root, hub) as client, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        try:
+            identity = client.create(body, platform=platform)["Id"]
+        except NotFound:
+            for _ in client.pull(name, platform):
+                pass
+            identity = client.create(body, platform=platform)["Id"]
+        with tempfile.TemporaryFile() as given:
+            given.write(stdin or b"")
+            given.seek(0)
+            client.start(identity, given.fileno() if stdin is not None else None, out.fileno(), err.fileno())
+            code = client.wait(identity)
+        return Result(code, _content(out.fileno()), _content(err.fileno()))
+
+
+def images(*, root: Path | str | None = None) -> list[Image]:
+    """`docker images`: every name in the local cache."""
+    with Client(root) as client:
+        return [_image(image, name) for image in client.images() for name in image["RepoTags"] or ["<none>"]]
+
+
+def inspect(name: str, *, root: Path | str | None = None) -> dict[str, Any]:
+    """`docker inspect`: a container by that name or ID, else an image."""
+    with Client(root) as client:
+        try:
+            return client.inspect_container(name)
+        except NotFound:
+            return client.inspect_image(name)
+
+
+def events() -> Events:
+    """What happens from now on in this process, box by box: a context manager and an iterator of `trace.Event`."""
+    return Events()
+
+
+def _image(image: dict[str, Any], name: str) -> Image:
+    digests = image["RepoDigests"]
+    return Image(name, image["Id"], digests[0].partition("@")[2] if digests else "", image["Size"])
+
+
+def _content(fd: int) -> bytes:
+    os.lseek(fd, 0, os.SEEK_SET)
+    with os.fdopen(os.dup(fd), "rb") as file:
+        return file.read()

@@ -1,0 +1,438 @@
+"""The verbs on containers: create, start, wait, kill, stop, remove, list, inspect, logs.
+
+A container is a folder under `containers/`: what was asked (`container.json`, written last, so a folder without it is
+half made), the OCI bundle, the write layer and what the shim recorded. Nothing lives only in memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import secrets
+import signal as signals
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from minirt import trace
+from minirt.engine.filters import matches
+from minirt.engine.images import epoch
+from minirt.engine.naming import random_name
+from minirt.errors import Conflict, InvalidInput, NotFound, StartError, Unsupported
+from minirt.image.config import ImageConfig
+from minirt.image.platform import Platform
+from minirt.runtime import container as runtime
+from minirt.runtime.spec import ContainerOptions, environment, write_bundle
+from minirt.runtime.state import now
+from minirt.store import snapshots
+from minirt.store.files import locked, write_atomic
+from minirt.store.layers import work
+from minirt.store.store import Image, Store
+from minirt.units import age
+from minirt.userns import IdMapping
+
+_NAME = re.compile("[a-zA-Z0-9][a-zA-Z0-9_.-]+", re.ASCII)
+_AUTO_REMOVE_GRACE = 60  # seconds an exited --rm container may wait for whoever waits for it
+
+
+class Containers:
+    """Container verbs over one store."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def create(self, body: dict[str, Any], name: str | None = None, platform: str | None = None) -> dict[str, Any]:
+        """POST /containers/create. Raises NotFound for an image that is not here, Conflict for a taken name."""
+        ids = self._store.ids
+        if ids is None:
+            raise Unsupported(f"this machine cannot run containers ({self._store.overlay[1]}): see `minirt doctor`")
+        if name is not None and not _NAME.fullmatch(name.removeprefix("/")):
+            raise InvalidInput(
+                f"Invalid container name ({name[:80]}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed (two or more)"
+            )
+        with self._store.using(), locked(self._store.root / "containers.lock"):
+            self._reap()
+            asked = str(body.get("Image") or "")
+            image, warnings = self._image(asked, platform)
+            taken = {record["Name"]: record["Id"] for record in self._records()}
+            name = name.removeprefix("/") if name else random_name(taken)
+            if name in taken:
+                raise Conflict(
+                    f'Conflict. The container name "/{name}" is already in use by container "{taken[name]}". '
+                    "You have to remove (or rename) that container to be able to reuse that name."
+                )
+            identity = secrets.token_hex(32)
+            folder = self._store.containers / identity
+            folder.mkdir(mode=0o700)
+            try:
+                config, options = _settle(body, image.config, identity, ids)
+                record = {
+                    "Id": identity,
+                    "Name": name,
+                    "Created": now(),
+                    "Image": str(image.id),
+                    "Asked": asked,
+                    "Platform": str(image.config.platform),
+                    "Config": config,
+                    "HostConfig": body.get("HostConfig") or {},
+                    "manifest": str(image.manifest_digest),
+                    "ids": ids.to_json(),
+                }
+                lowers = [self._store.layers.path(diff_id) for _, diff_id in image.layers]
+                overlay, reason = self._store.overlay
+                recipe = snapshots.prepare(folder, lowers, ids, overlay)
+                if not overlay:
+                    warnings.append(f"overlay does not work here ({reason}): the image's files were copied")
+                (folder / "rootfs.json").write_text(json.dumps(recipe))
+                (folder / "user").write_text(config["User"])
+                write_bundle(folder, options)
+                write_atomic(folder / "container.json", json.dumps(record).encode())
+            except BaseException:
+                self._store.remove_folder(folder, ids)
+                raise
+        trace.publish("container", "create", id=identity, name=name, image=asked)
+        return {"Id": identity, "Warnings": warnings}
+
+    def _image(self, asked: str, platform: str | None) -> tuple[Image, list[str]]:
+        """The image to use, its layers unpacked, and warnings. Raises NotFound, so that the client pulls."""
+        try:
+            named = self._store.names.find(asked)
+        except NotFound:
+            trace.publish("cache", "look-up", image=asked, found=False)
+            raise
+        image = self._store.image(named.manifest)
+        actual, warnings = image.config.platform, []
+        if platform and actual not in Platform.parse(platform).acceptable():
+            trace.publish("cache", "look-up", image=asked, found=False)
+            raise NotFound(
+                f"image with reference {asked} was found but does not match the specified platform: "
+                f"wanted {platform}, actual: {actual}"
+            )
+        if not platform and actual not in Platform.host().acceptable():
+            warnings.append(
+                f"The requested image's platform ({actual}) does not match the detected host platform "
+                f"({Platform.host()}) and no specific platform was requested"
+            )
+        trace.publish("cache", "look-up", image=asked, found=True)
+        for layer, diff_id in image.layers:
+            if not self._store.layers.complete(layer, diff_id):
+                self._store.layers.fetch(layer, diff_id, lambda offset: ())
+        return image, warnings
+
+    def start(self, name: str, stdin: int | None = None, stdout: int | None = None, stderr: int | None = None) -> None:
+        """POST /containers/{id}/start, with the streams to attach. Raises StartError, Conflict."""
+        record = self._find(name)
+        folder = self._folder(record)
+        status = runtime.status(folder)
+        if status.state == "running":
+            return
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(folder / "exit.json")
+        try:
+            pid = runtime.start(folder, IdMapping.from_json(record["ids"]), stdin, stdout, stderr)
+        except StartError as error:
+            ended = {"exit_code": error.exit_code, "finished": now(), "error": str(error), "oom_killed": False}
+            write_atomic(folder / "exit.json", json.dumps(ended).encode())
+            if _auto_remove(record):
+                self._store.remove_folder(folder, IdMapping.from_json(record["ids"]))
+            raise
+        trace.publish("container", "start", id=record["Id"], name=record["Name"], pid=pid)
+
+    def wait(self, name: str) -> int:
+        """POST /containers/{id}/wait: the exit status, once every byte of output is written. Removes with AutoRemove."""
+        record = self._find(name)
+        code = runtime.wait(self._folder(record))
+        trace.publish("container", "exit", id=record["Id"], name=record["Name"], exit_code=code)
+        if _auto_remove(record):
+            self._remove(record)
+        return code
+
+    def kill(self, name: str, signal: int | str = "KILL") -> None:
+        """POST /containers/{id}/kill. Raises Conflict where it is not running, InvalidInput for an unknown signal."""
+        record = self._find(name)
+        folder = self._folder(record)
+        number = _signal(signal)
+        if runtime.status(folder).state != "running":
+            raise Conflict(f"Cannot kill container: {name}: Container {record['Id']} is not running")
+        runtime.signal(folder, number)
+
+    def stop(self, name: str, timeout: float = 10) -> None:
+        """POST /containers/{id}/stop: the image's stop signal, then SIGKILL after `timeout` seconds."""
+        record = self._find(name)
+        folder = self._folder(record)
+        if runtime.status(folder).state != "running":
+            return
+        runtime.signal(folder, _signal(record["Config"].get("StopSignal") or "TERM"))
+        try:
+            runtime.wait(folder, timeout)
+        except TimeoutError:
+            runtime.signal(folder, signals.SIGKILL)
+            runtime.wait(folder, 10)
+        if _auto_remove(record):
+            self._remove(record)
+
+    def remove(self, name: str, force: bool = False) -> None:
+        """DELETE /containers/{id}. Raises Conflict for a running one without `force`."""
+        record = self._find(name)
+        folder = self._folder(record)
+        if runtime.status(folder).state == "running":
+            if not force:
+                raise Conflict(
+                    f'cannot remove container "/{record["Name"]}": container is running: '
+                    "stop the container before removing or force remove"
+                )
+            runtime.signal(folder, signals.SIGKILL)
+            runtime.wait(folder, 10)
+        self._remove(record)
+
+    def _remove(self, record: dict[str, Any]) -> None:
+        with contextlib.suppress(FileNotFoundError):  # someone else removes it too
+            self._store.remove_folder(self._folder(record), IdMapping.from_json(record["ids"]))
+
+    def summaries(
+        self,
+        all: bool = False,
+        limit: int | None = None,
+        size: bool = False,
+        filters: dict[str, list[str]] | None = None,
+    ) -> list[dict[str, Any]]:
+        """GET /containers/json, newest first."""
+        out = []
+        for record in sorted(self._records(), key=lambda record: str(record["Created"]), reverse=True):
+            status = runtime.status(self._folder(record))
+            if not (all or limit or (filters or {}).get("status")) and status.state != "running":
+                continue
+            summary = self._summary(record, status)
+            if not matches(summary, filters, _FILTERS):
+                continue
+            if size:
+                summary["SizeRw"] = self._size(record)
+                summary["SizeRootFs"] = summary["SizeRw"] + self._image_size(record)
+            out.append(summary)
+        return out[:limit] if limit else out
+
+    def _summary(self, record: dict[str, Any], status: runtime.Status) -> dict[str, Any]:
+        return {
+            "Id": record["Id"],
+            "Names": ["/" + record["Name"]],
+            "Image": record["Asked"],
+            "ImageID": record["Image"],
+            "Command": " ".join(record["Config"]["Path"]),
+            "Created": epoch(record["Created"]),
+            "State": status.state,
+            "Status": _status_text(status),
+            "Ports": [],
+            "Labels": record["Config"].get("Labels") or {},
+            "HostConfig": {"NetworkMode": record["HostConfig"].get("NetworkMode") or "none"},
+            "Mounts": [],
+        }
+
+    def inspect(self, name: str) -> dict[str, Any]:
+        """GET /containers/{id}/json."""
+        record = self._find(name)
+        folder = self._folder(record)
+        status = runtime.status(folder)
+        config = {key: value for key, value in record["Config"].items() if key != "Path"}
+        recipe = json.loads((folder / "rootfs.json").read_bytes())
+        layers = {
+            "LowerDir": ":".join(recipe.get("lowers", [])),
+            "UpperDir": recipe.get("upper", ""),
+            "WorkDir": recipe.get("work", ""),
+            "MergedDir": str(folder / "rootfs"),
+        }
+        return {
+            "Id": record["Id"],
+            "Created": record["Created"],
+            "Path": record["Config"]["Path"][0],
+            "Args": record["Config"]["Path"][1:],
+            "State": {
+                "Status": status.state,
+                "Running": status.state == "running",
+                "Paused": False,
+                "Restarting": False,
+                "OOMKilled": False,
+                "Dead": status.state == "dead",
+                "Pid": status.pid or 0,
+                "ExitCode": status.exit_code or 0,
+                "Error": status.error or "",
+                "StartedAt": status.started or "0001-01-01T00:00:00Z",
+                "FinishedAt": status.finished or "0001-01-01T00:00:00Z",
+            },
+            "Image": record["Image"],
+            "LogPath": str(folder / "log"),
+            "Name": "/" + record["Name"],
+            "RestartCount": 0,
+            "Driver": recipe["kind"],
+            "Platform": "linux",
+            "BundlePath": str(folder),
+            "HostConfig": record["HostConfig"] | {"LogConfig": {"Type": "json-file", "Config": {}}},
+            "GraphDriver": {"Name": recipe["kind"], "Data": layers},
+            "Mounts": [],
+            "Config": config,
+            "NetworkSettings": {"Networks": {}, "Ports": {}},
+        }
+
+    def logs(self, name: str) -> Iterator[tuple[str, bytes]]:
+        """What the command wrote, as ("stdout" | "stderr", bytes)."""
+        from minirt.runtime.log import read
+
+        path = self._folder(self._find(name)) / "log"
+        yield from read(path)
+
+    def prune(self) -> dict[str, Any]:
+        """POST /containers/prune, and what half-made containers left."""
+        gone, freed = [], 0
+        with locked(self._store.root / "containers.lock"):
+            for record in list(self._records()):
+                if runtime.status(self._folder(record)).state != "running":
+                    freed += self._size(record)
+                    self._remove(record)
+                    gone.append(record["Id"])
+            for folder in self._store.half_made():
+                self._store.remove_folder(folder, self._store.ids)
+        return {"ContainersDeleted": gone, "SpaceReclaimed": freed}
+
+    def _reap(self) -> None:
+        """Remove --rm containers that ended with nobody waiting."""
+        for record in list(self._records()):
+            if _auto_remove(record):
+                status = runtime.status(self._folder(record))
+                ended = epoch(status.finished or "")
+                if status.state == "dead" or (ended and time.time() - ended > _AUTO_REMOVE_GRACE):
+                    self._remove(record)
+
+    def _records(self) -> Iterator[dict[str, Any]]:
+        for folder in self._store.containers.iterdir():
+            with contextlib.suppress(FileNotFoundError):  # half made, or being removed
+                record: dict[str, Any] = json.loads((folder / "container.json").read_bytes())
+                yield record
+
+    def _find(self, name: str) -> dict[str, Any]:
+        """By name, ID or unambiguous ID prefix."""
+        wanted = name.removeprefix("/")
+        records = list(self._records())
+        found = [r for r in records if wanted in (r["Name"], r["Id"])]
+        found = found or [r for r in records if re.fullmatch("[0-9a-f]{1,64}", wanted) and r["Id"].startswith(wanted)]
+        if not found:
+            raise NotFound(f"No such container: {name}")
+        if len(found) > 1:
+            raise InvalidInput(f"Multiple IDs found with provided prefix: {wanted}")
+        return found[0]
+
+    def _folder(self, record: dict[str, Any]) -> Path:
+        return self._store.containers / str(record["Id"])
+
+    def _size(self, record: dict[str, Any]) -> int:
+        """Bytes of the write layer."""
+        folder = self._folder(record)
+        upper = folder / "upper"
+        path = upper if upper.exists() else folder
+        return int(work({"action": "measure", "path": str(path)}, IdMapping.from_json(record["ids"]))["bytes"])
+
+    def _image_size(self, record: dict[str, Any]) -> int:
+        return next((named.size for named in self._store.names.all() if str(named.id) == record["Image"]), 0)
+
+
+def _settle(
+    body: dict[str, Any], image: ImageConfig, identity: str, ids: IdMapping
+) -> tuple[dict[str, Any], ContainerOptions]:
+    """The image's settings with the request's on top (docker's rules): Engine API Config, and what the runtime needs."""
+    host = body.get("HostConfig") or {}
+    entrypoint = body.get("Entrypoint")
+    if isinstance(entrypoint, str):
+        entrypoint = [entrypoint]
+    # An entrypoint given as [""] clears the image's own.
+    cleared = tuple(word for word in entrypoint if word) if entrypoint else None
+    command = image.command(tuple(body.get("Cmd") or ()), cleared)
+    if not command:
+        raise InvalidInput("No command specified")
+    network = str(host.get("NetworkMode") or "none")
+    network = "none" if network in ("default", "") else network
+    if network not in ("none", "host"):
+        raise Unsupported(f"network {network!r} is not supported yet: use none or host")
+    hostname = str(body.get("Hostname") or (os.uname().nodename if network == "host" else identity[:12]))
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]{0,62}", hostname):
+        raise InvalidInput(f"invalid hostname: {hostname[:80]!r}")
+    user = str(body.get("User") or image.user)
+    cwd = str(body.get("WorkingDir") or image.working_dir or "/")
+    if not cwd.startswith("/"):
+        raise InvalidInput(f"the working directory {cwd[:80]!r} is invalid, it needs to be an absolute path")
+    env = environment(hostname, image.env, [str(item) for item in body.get("Env") or []])
+    config = {
+        "Hostname": hostname,
+        "User": user,
+        "Tty": bool(body.get("Tty")),
+        "OpenStdin": bool(body.get("OpenStdin")),
+        "AttachStdin": bool(body.get("AttachStdin")),
+        "AttachStdout": bool(body.get("AttachStdout")),
+        "AttachStderr": bool(body.get("AttachStderr")),
+        "Env": env,
+        "Cmd": list(body.get("Cmd") or image.cmd),
+        "Entrypoint": list(entrypoint or image.entrypoint) or None,
+        "Image": body.get("Image"),
+        "WorkingDir": cwd,
+        "Labels": image.labels | (body.get("Labels") or {}),
+        "StopSignal": body.get("StopSignal") or image.stop_signal,
+        "Path": command,
+    }
+    options = ContainerOptions(
+        args=command,
+        env=env,
+        cwd=cwd,
+        hostname=hostname,
+        network="host" if network == "host" else "none",
+        no_new_privileges=_no_new_privileges(host.get("SecurityOpt") or []),
+        readonly=bool(host.get("ReadonlyRootfs")),
+        ids=ids,
+    )
+    return config, options
+
+
+def _no_new_privileges(options: list[str]) -> bool:
+    """On unless switched off: stricter than docker's default, as set-uid programs in an image are seldom wanted."""
+    value = True
+    for option in options:
+        name, _, text = option.replace(":", "=", 1).partition("=")
+        if name != "no-new-privileges" or text not in ("", "true", "false"):
+            raise Unsupported(f"--security-opt {option[:80]!r} is not supported yet")
+        value = text != "false"
+    return value
+
+
+def _auto_remove(record: dict[str, Any]) -> bool:
+    return bool(record["HostConfig"].get("AutoRemove"))
+
+
+def _signal(signal: int | str) -> int:
+    """A signal's number from 9, "9", "KILL" or "SIGKILL"."""
+    text = str(signal).upper().removeprefix("SIG")
+    if text.isdigit() and 0 < int(text) <= 64:
+        return int(text)
+    try:
+        return int(signals.Signals[f"SIG{text}"])
+    except KeyError:
+        raise InvalidInput(f"Invalid signal: {str(signal)[:40]}") from None
+
+
+def _status_text(status: runtime.Status) -> str:
+    """The STATUS column, as docker words it."""
+    if status.state == "running":
+        return f"Up {age(time.time() - epoch(status.started or ''))}"
+    if status.state == "exited":
+        return f"Exited ({status.exit_code}) {age(time.time() - epoch(status.finished or ''))} ago"
+    return "Dead" if status.state == "dead" else "Created"
+
+
+_FILTERS = {
+    "id": lambda c, value: str(c["Id"]).startswith(value),
+    "name": lambda c, value: re.search(value, str(c["Names"][0]).lstrip("/")) is not None,
+    "status": lambda c, value: c["State"] == value,
+    "ancestor": lambda c, value: value in (c["Image"], c["Image"].partition(":")[0], c["ImageID"]),
+    "label": lambda c, value: (
+        value in c["Labels"] or value.partition("=")[::2] in [(k, "=", v)[::2] for k, v in c["Labels"].items()]
+    ),
+    "exited": lambda c, value: c["Status"].startswith(f"Exited ({value})"),
+}

@@ -1,0 +1,212 @@
+"""Pull, in one pass: manifest → platform → config → every missing layer in parallel → one named image.
+
+Each layer in flight has a thread (its HTTP stream) and an unpack worker (a process); there are as many as cores. The
+biggest layers start first, so that none is left running alone at the end. Progress is docker's JSON lines (`status`,
+`id`, `progressDetail`), as `POST /images/create` streams them. A pull that ends early, by error, Ctrl-C or a reader that
+goes away, keeps the bytes it has; the name appears only when everything is verified. Taught in chapter 04.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from minirt import trace
+from minirt.errors import MinirtError, NotFound, VerificationError
+from minirt.image.config import ImageConfig
+from minirt.image.descriptor import Descriptor
+from minirt.image.digest import Digest
+from minirt.image.manifest import Index, Manifest, parse
+from minirt.image.platform import Platform
+from minirt.image.reference import Reference
+from minirt.store.names import Named
+from minirt.store.store import Store
+
+if TYPE_CHECKING:
+    from minirt.engine.sources import Sources
+    from minirt.registry.client import Registry
+
+_TICK = 0.1  # seconds between progress lines of one layer
+
+
+class _Cancelled(Exception):
+    """Another layer failed or the reader went away."""
+
+
+class Pull:
+    """One pull of one reference."""
+
+    def __init__(self, store: Store, sources: Sources, reference: Reference, wanted: Platform | None) -> None:
+        self._store, self._sources, self._reference = store, sources, reference
+        self._wanted = wanted
+        self._events: queue.SimpleQueue[dict[str, Any] | BaseException | None] = queue.SimpleQueue()
+        self._stop = threading.Event()
+
+    def run(self) -> Iterator[dict[str, Any]]:
+        """Do it, yielding progress. Raises MinirtError."""
+        reference, store = self._reference, self._store
+        registry, found, note = self._sources.ask(reference, lambda r: r.manifest(reference.path, reference.target))
+        if note:
+            yield {"status": note}
+        with store.using():
+            yield {"status": f"Pulling from {reference.path}", "id": reference.tag or str(reference.digest)}
+            target, manifest, content, config = self._resolve(registry, *found)
+            layers = _unique(manifest, config)
+            yield from self._layers(registry, layers)
+            store.layout.write(content)
+            named = name_image(store, reference, target, manifest, Digest.of(content), config)
+            before = {n.reference: n.target.digest for n in store.names.all()}.get(reference)
+            store.names.set(named, manifest, len(content))
+        trace.publish("cache", "stored", image=reference.familiar, digest=str(target.digest), size=named.size)
+        yield {"status": f"Digest: {target.digest}"}
+        new = "Image is up to date" if before == target.digest else "Downloaded newer image"
+        yield {"status": f"Status: {new} for {reference.familiar}"}
+
+    def _resolve(
+        self, registry: Registry, content: bytes, media_type: str, digest: Digest
+    ) -> tuple[Descriptor, Manifest, bytes, ImageConfig]:
+        """From what the name points to, to one platform's manifest and config, kept and verified."""
+        target = Descriptor(media_type, digest, len(content))
+        document = parse(content, media_type)
+        if isinstance(document, Index):
+            self._store.layout.write(content)
+            chosen = document.choose(self._wanted or Platform.host())
+            content, media_type, _ = registry.manifest(self._reference.path, chosen.digest)
+            if len(content) != chosen.size or media_type != chosen.media_type:
+                raise VerificationError(f"manifest {chosen.digest} is not what its index says (size or media type)")
+            document = parse(content, media_type)
+        if isinstance(document, Index):
+            raise VerificationError("an index inside an index is not supported")
+        config = ImageConfig.parse(self._config(registry, document.config))
+        if len(config.diff_ids) != len(document.layers):
+            raise VerificationError(
+                f"image has {len(document.layers)} layers but its config lists {len(config.diff_ids)} DiffIDs"
+            )
+        if self._wanted and config.platform not in self._wanted.acceptable() and config.platform.architecture:
+            raise NotFound(
+                f"image with reference {self._reference.familiar} was found but does not match the specified platform: "
+                f"wanted {self._wanted}, actual: {config.platform}"
+            )
+        return target, document, content, config
+
+    def _config(self, registry: Registry, descriptor: Descriptor) -> bytes:
+        if self._store.layout.has(descriptor.digest):
+            return self._store.layout.read(descriptor.digest)
+        content = b"".join(registry.blob(self._reference.path, descriptor))
+        hasher = descriptor.digest.hasher()
+        hasher.update(content)
+        if not descriptor.digest.matches(hasher):
+            raise VerificationError(f"image config does not match its digest {descriptor.digest}")
+        self._store.layout.keep(descriptor.digest, content)
+        return content
+
+    def _layers(self, registry: Registry, layers: list[tuple[Descriptor, Digest]]) -> Iterator[dict[str, Any]]:
+        missing = []
+        for layer, diff_id in layers:
+            here = self._store.layers.complete(layer, diff_id)
+            yield _line("Already exists" if here else "Pulling fs layer", layer)
+            if not here:
+                missing.append((layer, diff_id))
+        missing.sort(key=lambda pair: pair[0].size)
+        count = min(len(missing), os.cpu_count() or 1)
+        threads = [threading.Thread(target=self._work, args=(registry, missing), daemon=True) for _ in range(count)]
+        for thread in threads:
+            thread.start()
+        try:
+            left, failure = count, None
+            while left:
+                event = self._events.get()
+                if event is None:
+                    left -= 1
+                elif isinstance(event, BaseException):
+                    failure = failure or event
+                    self._stop.set()
+                else:
+                    yield event
+            if failure:
+                raise failure
+        finally:
+            self._stop.set()
+            for thread in threads:  # one that waits for a silent server is left behind: it stops at its next chunk
+                thread.join(timeout=2)
+        for layer, diff_id in layers:
+            for note, times in self._store.layers.facts(diff_id).get("notes", {}).items():
+                yield {"status": f"{layer.digest.short}: {note} ({times})"}
+        trace.publish("image", "unpacked", layers=len(layers))
+
+    def _work(self, registry: Registry, missing: list[tuple[Descriptor, Digest]]) -> None:
+        """One thread: take layers, biggest first, until there are none."""
+        try:
+            while missing and not self._stop.is_set():
+                try:
+                    layer, diff_id = missing.pop()
+                except IndexError:  # another thread was quicker
+                    break
+                self._layer(registry, layer, diff_id)
+        except _Cancelled:
+            pass
+        except BaseException as error:
+            self._events.put(error)
+        finally:
+            self._events.put(None)
+
+    def _layer(self, registry: Registry, layer: Descriptor, diff_id: Digest) -> None:
+        def feed(offset: int) -> Iterator[bytes]:
+            last = 0.0
+            for chunk in registry.blob(self._reference.path, layer, offset):
+                if self._stop.is_set():
+                    raise _Cancelled
+                offset += len(chunk)
+                if time.monotonic() - last > _TICK or offset == layer.size:
+                    last = time.monotonic()
+                    self._events.put(_line("Downloading", layer, offset))
+                yield chunk
+            self._events.put(_line("Download complete", layer))
+            self._events.put(_line("Extracting", layer, layer.size))
+
+        if self._store.layout.has(layer.digest):
+            self._events.put(_line("Extracting", layer, 0))
+        fetched = self._store.layers.fetch(layer, diff_id, feed)
+        self._events.put(_line("Pull complete" if fetched else "Already exists", layer))
+
+
+def name_image(
+    store: Store,
+    reference: Reference,
+    target: Descriptor,
+    manifest: Manifest,
+    digest: Digest,
+    config: ImageConfig,
+    local: bool = False,
+) -> Named:
+    """The name's record; its size is that of the unpacked files (of the blobs, where layers stay packed)."""
+    pairs = zip(manifest.layers, config.diff_ids, strict=True)
+    size = sum(store.layers.facts(diff_id).get("size", layer.size) for layer, diff_id in pairs)
+    image = manifest.config.digest
+    return Named(reference, target, digest, image, config.created, size, str(config.platform), local)
+
+
+def _unique(manifest: Manifest, config: ImageConfig) -> list[tuple[Descriptor, Digest]]:
+    """Each layer once, base first: the same one may stand twice in an image."""
+    pairs: dict[Digest, tuple[Descriptor, Digest]] = {}
+    for layer, diff_id in zip(manifest.layers, config.diff_ids, strict=True):
+        known = pairs.setdefault(layer.digest, (layer, diff_id))
+        if known[1] != diff_id:
+            raise VerificationError(f"layer {layer.digest.short} is listed with two different DiffIDs")
+    return list(pairs.values())
+
+
+def _line(status: str, layer: Descriptor, current: int | None = None) -> dict[str, Any]:
+    """One progress object; also told to the trace."""
+    detail = {} if current is None else {"current": current, "total": layer.size}
+    trace.publish("registry", "progress", id=layer.digest.short, status=status, **detail)
+    return {"status": status, "progressDetail": detail, "id": layer.digest.short}
+
+
+def failed(error: MinirtError) -> dict[str, Any]:
+    """The last line of a stream that failed after it began."""
+    return {"errorDetail": {"message": str(error)}, "error": str(error)}

@@ -1,0 +1,289 @@
+"""Applying a layer's tar to an empty folder, in overlay form: the folder can be an overlayfs lower as it is.
+
+A whiteout `.wh.x` becomes a character device 0:0 named `x`; `.wh..wh..opq` becomes the xattr `overlay.opaque=y` on its
+directory; both only ever hide names of *lower* layers (image-spec layer.md, "Whiteouts"; kernel overlayfs.rst). So each
+layer unpacks alone, in any order. Later entries replace earlier ones of the same name, whatever their types.
+Safe by construction: parents are opened beneath the folder without following links, entries are created O_EXCL, links
+are made between two such parents. What an image may not bring: devices where it is not root, overlay's own xattrs.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import posixpath
+import stat
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from minirt.errors import UnpackError
+from minirt.store import tar
+from minirt.store.tree import Tree, remove
+
+OPAQUE = b".wh..wh..opq"
+WHITEOUT = b".wh."
+MAX_PATH = 4096
+_REFUSED_XATTRS = ("trusted.", "user.overlay.", "system.nfs4", "security.ima", "security.evm", "security.selinux")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one layer may cost. Generous for real images; a bomb is stopped with a clear error."""
+
+    entries: int = 2_000_000
+    bytes_out: int = 256 << 30
+    ratio: int = 500  # plain to compressed, once past a gigabyte
+    file_size: int = 64 << 30  # apparent size of one file, holes counted
+
+
+@dataclass(frozen=True)
+class Owner:
+    """What this process may do to files: `chown` to any id (else all files are ours), `mknod`, and its xattr prefix."""
+
+    chown: bool = True
+    mknod: bool = True
+    xattr: str = "trusted"
+
+
+class Applier:
+    """Applies entries one by one to `root`. `size` counts the bytes of regular files; `notes` what was left out and why."""
+
+    def __init__(self, root: str | os.PathLike[str], owner: Owner, limits: Limits) -> None:
+        self._tree = Tree(root)
+        self._owner = owner
+        self._limits = limits
+        self._made: dict[bytes, int] = {}  # directories of this layer: path → mtime, set last (children change it)
+        self._whiteouts: set[bytes] = set()
+        self.size = 0
+        self.entries = 0
+        self.notes: Counter[str] = Counter()
+
+    def run(self, reader: tar.Reader) -> None:
+        """Apply everything `reader` yields, then set the directories' times. Raises UnpackError naming the entry."""
+        before = os.umask(0)
+        entry: tar.Entry | None = None
+        try:
+            for entry in reader:
+                self.entries += 1
+                if self.entries > self._limits.entries:
+                    raise UnpackError(f"layer has more than {self._limits.entries} entries")
+                self._apply(entry, reader)
+            entry = None
+            self._finish()
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS) or entry is None:
+                raise
+            raise UnpackError(f"cannot unpack {_shown(entry.name)}: {_reason(error)}") from error
+        finally:
+            self._tree.close()
+            os.umask(before)
+
+    def _apply(self, entry: tar.Entry, reader: tar.Reader) -> None:
+        path = clean(entry.name)
+        above, _, name = path.rpartition(b"/")
+        if name.startswith(WHITEOUT):
+            self._whiteout(above, name)
+            return
+        if any(part.startswith(WHITEOUT) for part in above.split(b"/")):
+            raise UnpackError(f"entry {_shown(entry.name)} lies inside a whiteout")
+        parent = self._tree.directory(above, create=True)
+        if entry.type == tar.DIRECTORY:
+            self._directory(entry, path, name, parent)
+            return
+        if not path:
+            raise UnpackError(f"entry {_shown(entry.name)} would replace the layer's root")
+        maker = self._MAKERS.get(entry.type)
+        if maker is None:
+            raise UnpackError(f"entry {_shown(entry.name)} has the unknown type {entry.type!r}")
+        try:
+            maker(self, entry, name, parent, reader)
+        except FileExistsError:
+            self._replace(path, name, parent)
+            maker(self, entry, name, self._tree.directory(above), reader)
+
+    def _replace(self, path: bytes, name: bytes, parent: int) -> None:
+        """Make room for an entry of another kind; what stood there came from this layer too."""
+        remove(name, parent)
+        self._tree.forget()
+        for made in [made for made in self._made if made == path or made.startswith(path + b"/")]:
+            del self._made[made]
+
+    def _whiteout(self, above: bytes, name: bytes) -> None:
+        if name == OPAQUE:
+            self._set_opaque(self._tree.directory(above, create=True))
+            return
+        hidden = name[len(WHITEOUT) :]
+        if hidden in (b"", b".", b".."):
+            raise UnpackError(f"whiteout {_shown(above + b'/' + name)} names nothing that can be hidden")
+        if hidden.startswith(WHITEOUT):  # AUFS's own bookkeeping, which docker leaves out too
+            self.notes["AUFS metadata left out"] += 1
+            return
+        if any(part.startswith(WHITEOUT) for part in above.split(b"/")):
+            raise UnpackError(f"entry {_shown(above + b'/' + name)} lies inside a whiteout")
+        parent = self._tree.directory(above, create=True)
+        path = above + b"/" + hidden if above else hidden
+        try:
+            os.mknod(hidden, stat.S_IFCHR, 0, dir_fd=parent)
+            self._whiteouts.add(path)
+        except FileExistsError:
+            # Whiteouts hide lower layers only, so what this layer made stays; a directory must not merge with below.
+            if stat.S_ISDIR(os.stat(hidden, dir_fd=parent, follow_symlinks=False).st_mode):
+                self._set_opaque(self._tree.directory(path))
+
+    def _set_opaque(self, fd: int) -> None:
+        os.setxattr(f"/proc/self/fd/{fd}", f"{self._owner.xattr}.overlay.opaque", b"y")
+
+    def _directory(self, entry: tar.Entry, path: bytes, name: bytes, parent: int) -> None:
+        if path:
+            try:
+                os.mkdir(name, 0o700, dir_fd=parent)
+            except FileExistsError:
+                if not stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
+                    self._replace(path, name, parent)
+                    parent = self._tree.directory(path.rpartition(b"/")[0])
+                    os.mkdir(name, 0o700, dir_fd=parent)
+            if path in self._whiteouts:
+                self._set_opaque(self._tree.directory(path))
+        self._made[path] = entry.mtime
+        target = self._tree.directory(path)
+        via = f"/proc/self/fd/{target}"  # O_PATH descriptors take no fchmod; this magic link is ours, not the image's
+        self._chown(via, entry)
+        os.chmod(via, entry.mode)
+        self._set_xattrs(via, entry)
+
+    def _regular(self, entry: tar.Entry, name: bytes, parent: int, reader: tar.Reader) -> None:
+        if entry.size > self._limits.file_size:
+            raise UnpackError(f"file {_shown(entry.name)} is larger than the limit of {self._limits.file_size} bytes")
+        fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=parent)
+        try:
+            if entry.sparse is None:
+                for piece in reader.body():
+                    _write(fd, piece)
+            else:
+                _write_sparse(fd, entry, reader)
+            self.size += entry.size
+            self._chown(fd, entry)
+            os.chmod(fd, entry.mode)
+            self._set_xattrs(fd, entry)
+            os.utime(fd, ns=(entry.mtime, entry.mtime))
+        finally:
+            os.close(fd)
+
+    def _hardlink(self, entry: tar.Entry, name: bytes, parent: int, reader: tar.Reader) -> None:
+        above, _, target = clean(entry.linkname).rpartition(b"/")
+        try:
+            source = self._tree.directory(above)
+            os.link(target, name, src_dir_fd=source, dst_dir_fd=parent, follow_symlinks=False)
+        except FileNotFoundError:
+            raise UnpackError(
+                f"hard link {_shown(entry.name)} points to {_shown(entry.linkname)}, which is not in this layer"
+            ) from None
+
+    def _symlink(self, entry: tar.Entry, name: bytes, parent: int, reader: tar.Reader) -> None:
+        os.symlink(entry.linkname, name, dir_fd=parent)
+        self._metadata(entry, name, parent)
+
+    def _fifo(self, entry: tar.Entry, name: bytes, parent: int, reader: tar.Reader) -> None:
+        os.mkfifo(name, 0o600, dir_fd=parent)
+        self._metadata(entry, name, parent)
+
+    def _device(self, entry: tar.Entry, name: bytes, parent: int, reader: tar.Reader) -> None:
+        if not 0 <= entry.major < 1 << 12 or not 0 <= entry.minor < 1 << 20:
+            raise UnpackError(f"device {_shown(entry.name)} has numbers out of range ({entry.major}, {entry.minor})")
+        if entry.type == tar.CHARACTER and entry.major == entry.minor == 0:
+            raise UnpackError(f"device {_shown(entry.name)} is 0:0, which is overlay's own mark of a whiteout")
+        if not self._owner.mknod:
+            self.notes["device nodes left out (only root can make them)"] += 1
+            return
+        kind = stat.S_IFCHR if entry.type == tar.CHARACTER else stat.S_IFBLK
+        os.mknod(name, kind | 0o600, os.makedev(entry.major, entry.minor), dir_fd=parent)
+        self._metadata(entry, name, parent)
+
+    _MAKERS: dict[bytes, Callable[[Applier, tar.Entry, bytes, int, tar.Reader], None]] = {
+        tar.REGULAR: _regular,
+        tar.HARDLINK: _hardlink,
+        tar.SYMLINK: _symlink,
+        tar.FIFO: _fifo,
+        tar.CHARACTER: _device,
+        tar.BLOCK_DEVICE: _device,
+    }
+
+    def _metadata(self, entry: tar.Entry, name: bytes, parent: int) -> None:
+        """Owner, mode, xattrs, mtime of something that must not be opened. It was just made here: no one can swap it."""
+        if self._owner.chown:
+            os.chown(name, entry.uid, entry.gid, dir_fd=parent, follow_symlinks=False)
+        if entry.type != tar.SYMLINK:
+            os.chmod(name, entry.mode, dir_fd=parent)
+        os.utime(name, ns=(entry.mtime, entry.mtime), dir_fd=parent, follow_symlinks=False)
+
+    def _chown(self, file: int | str, entry: tar.Entry) -> None:
+        if self._owner.chown:
+            os.chown(file, entry.uid, entry.gid)
+        elif entry.uid or entry.gid:
+            self.notes["owners left out (only one user id exists here)"] += 1
+
+    def _set_xattrs(self, file: int | str, entry: tar.Entry) -> None:
+        for key, value in entry.xattrs.items():
+            if key.startswith(_REFUSED_XATTRS):
+                self.notes[f"xattr {key[:60]} left out"] += 1
+                continue
+            try:
+                os.setxattr(file, key, value)
+            except OSError as error:
+                if error.errno not in (errno.EOPNOTSUPP, errno.EPERM):
+                    raise
+                self.notes[f"xattr {key[:60]} left out ({_reason(error)})"] += 1
+
+    def _finish(self) -> None:
+        for path, mtime in self._made.items():
+            os.utime(f"/proc/self/fd/{self._tree.directory(path)}", ns=(mtime, mtime))
+
+
+def clean(name: bytes) -> bytes:
+    """The entry's path under the root: lexically normal, relative, without `..`; empty for the root itself.
+
+    Raises UnpackError for a path that leaves the root, as docker does; an absolute path starts at the root.
+    """
+    if not name:
+        raise UnpackError("entry has an empty name")
+    path = posixpath.normpath(b"/" + name if name.startswith(b"/") else name).lstrip(b"/")
+    if path == b".." or path.startswith(b"../"):
+        raise UnpackError(f"entry {_shown(name)} is outside of the layer")
+    if len(path) >= MAX_PATH:
+        raise UnpackError(f"entry {_shown(name)} has a path of over {MAX_PATH - 1} bytes")
+    return b"" if path == b"." else path
+
+
+def _write(fd: int, piece: memoryview) -> None:
+    while piece:
+        piece = piece[os.write(fd, piece) :]
+
+
+def _write_sparse(fd: int, entry: tar.Entry, reader: tar.Reader) -> None:
+    regions = iter(entry.sparse or [])
+    offset, length = next(regions, (0, 0))
+    for piece in reader.body():
+        while piece:
+            while not length:
+                try:
+                    offset, length = next(regions)
+                except StopIteration:
+                    raise UnpackError(f"sparse file {_shown(entry.name)} has more data than its map") from None
+            written = os.pwrite(fd, piece[:length], offset)
+            piece, offset, length = piece[written:], offset + written, length - written
+    if length or any(rest for _, rest in regions):
+        raise UnpackError(f"sparse file {_shown(entry.name)} has less data than its map")
+    os.ftruncate(fd, entry.size)
+
+
+def _reason(error: OSError) -> str:
+    if error.errno == errno.ELOOP:
+        return "a symbolic link stands in its path"
+    if error.errno == errno.EINVAL:
+        return "its owner or mode does not exist here (for a plain user: outside the range in /etc/subuid)"
+    return error.strerror or str(error)
+
+
+def _shown(name: bytes) -> str:
+    return repr(name[:200].decode("utf-8", "replace"))

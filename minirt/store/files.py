@@ -1,0 +1,78 @@
+"""Changing files so that a crash at any moment leaves the old content or the new, never half: write aside, fsync, rename.
+
+Locks are advisory file locks, which the kernel drops when their holder dies however it dies. Source: rename(2),
+fsync(2), flock(2).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def write_atomic(path: Path, content: bytes, mode: int = 0o600) -> None:
+    """Replace `path` with `content` on the disk, durably. Raises OSError; then `path` is as it was."""
+    fd, aside = tempfile.mkstemp(prefix=".", suffix=".new", dir=path.parent)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(aside, mode)
+        os.replace(aside, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(aside)
+        raise
+    sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Make renames in `path` durable (a no-op where directories cannot be opened)."""
+    if hasattr(os, "O_DIRECTORY"):
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+@contextlib.contextmanager
+def locked(path: Path, shared: bool = False, wait: bool = True) -> Iterator[bool]:
+    """Hold the lock file `path`. Yields False instead of waiting where `wait` is off and another holds it.
+
+    The file may be removed by its holder: after locking, a file that lost its name is opened anew.
+    """
+    while True:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
+        try:
+            if not _lock(fd, shared, wait):
+                yield False
+                return
+            try:
+                same = os.fstat(fd).st_ino == os.stat(path).st_ino
+            except FileNotFoundError:
+                same = False
+            if same:
+                yield True
+                return
+        finally:
+            os.close(fd)
+
+
+def _lock(fd: int, shared: bool, wait: bool) -> bool:
+    try:
+        import fcntl
+    except ImportError:  # Windows: one process at a time, by the C library's lock
+        import msvcrt
+
+        getattr(msvcrt, "locking")(fd, getattr(msvcrt, "LK_LOCK"), 1)  # noqa: B009
+        return True
+    try:
+        fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    return True

@@ -1,0 +1,140 @@
+"""Unpacked layers: `layers/<form>/<DiffID>/`, complete or absent, shared by every image that names the DiffID.
+
+The *form* is what the same archive looks like for different rights: overlay's xattr namespace and the id mapping. Beside
+each folder `<DiffID>.json` holds what unpacking found (bytes, entries, what was left out).
+Invariant: one process at a time works on a layer, under its lock; a folder is never changed after it got its name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from minirt import child, errors
+from minirt.image.descriptor import Descriptor
+from minirt.image.digest import Digest
+from minirt.store.files import locked
+from minirt.store.layout import Layout
+from minirt.userns import IdMapping
+
+Feed = Callable[[int], Iterable[bytes]]
+_PIPE_SIZE = 1 << 20
+
+
+class Layers:
+    """`ids` None means layers are kept packed: this machine cannot hold their owners (see `Store.ids`)."""
+
+    def __init__(self, root: Path, layout: Layout, ids: IdMapping | None) -> None:
+        self._root, self._layout, self.ids = root, layout, ids
+        self.folder = root / "layers" / (ids.form if ids else "packed")
+
+    def path(self, diff_id: Digest) -> Path:
+        """The layer's folder, an overlayfs lower."""
+        return self.folder / diff_id.hex
+
+    def ready(self, diff_id: Digest) -> bool:
+        return self.ids is None or self.path(diff_id).is_dir()
+
+    def complete(self, layer: Descriptor, diff_id: Digest) -> bool:
+        """Both the blob and its unpacked form are here."""
+        return self._layout.has(layer.digest) and self.ready(diff_id)
+
+    def facts(self, diff_id: Digest) -> dict[str, Any]:
+        """`size` in bytes, `entries`, `notes` (what was left out: how often); empty where it is not unpacked."""
+        try:
+            facts = json.loads(self.path(diff_id).with_name(diff_id.hex + ".json").read_bytes())
+        except (FileNotFoundError, ValueError):
+            return {}
+        return facts if isinstance(facts, dict) else {}
+
+    def received(self, layer: Descriptor) -> int:
+        """Bytes of the blob that an earlier, unfinished download left."""
+        try:
+            return min(os.stat(self._ingest(layer.digest)).st_size, layer.size)
+        except FileNotFoundError:
+            return 0
+
+    def fetch(self, layer: Descriptor, diff_id: Digest, feed: Feed) -> bool:
+        """Make the layer complete: `feed(offset)` gives its blob's bytes from `offset` on. False if it already was.
+
+        Raises VerificationError, UnpackError, StoreError, and whatever `feed` raises; received bytes are kept.
+        """
+        (self._root / "ingest").mkdir(exist_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = self._ingest(layer.digest).with_suffix(".lock")
+        with locked(lock):
+            try:
+                if self.complete(layer, diff_id):
+                    return False
+                job = {
+                    "action": "unpack",
+                    "digest": layer.digest,
+                    "size": layer.size,
+                    "blob": str(self._layout.blob(layer.digest)),
+                    "ingest": str(self._ingest(layer.digest)),
+                }
+                self._layout.blob(layer.digest).parent.mkdir(exist_ok=True)
+                if not self.ready(diff_id):
+                    job |= {"diff_id": diff_id, "layer": str(self.path(diff_id))}
+                have = layer.size if self._layout.has(layer.digest) else self.received(layer)
+                work(job, self.ids, feed(have) if have < layer.size else ())
+                return True
+            finally:
+                lock.unlink(missing_ok=True)
+
+    def _ingest(self, digest: Digest) -> Path:
+        return self._root / "ingest" / f"{digest.algorithm}-{digest.hex}"
+
+
+def work(job: dict[str, Any], ids: IdMapping | None, feed: Iterable[bytes] = ()) -> dict[str, Any]:
+    """Run one job in a worker process, feeding its stdin; returns its answer. Raises what the worker reports."""
+    words = job | {"ids": (ids or IdMapping()).to_json()}
+    process = subprocess.Popen(
+        child.command("minirt.store.worker", json.dumps(words)),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,  # a Ctrl-C is for us; the worker sees its input end
+        cwd="/" if os.name == "posix" else None,
+    )
+    assert process.stdin and process.stdout and process.stderr
+    try:
+        _feed(process.stdin.fileno(), feed)
+    finally:
+        process.stdin.close()
+        answers = process.stdout.read().splitlines()
+        trouble = process.stderr.read().decode(errors="replace")
+        process.stdout.close()
+        process.stderr.close()
+        process.wait()
+    last: dict[str, Any] = json.loads(answers[-1]) if answers else {}
+    if "done" in last:
+        done: dict[str, Any] = last["done"]
+        return done
+    if "error" in last:
+        raise getattr(errors, last["error"])(last["text"])
+    raise errors.StoreError(
+        f"the unpack worker died ({process.returncode}): {trouble.strip().splitlines()[-1:] or 'killed'}"
+    )
+
+
+def _feed(pipe: int, feed: Iterable[bytes]) -> None:
+    """Write all of `feed` into the pipe; stop where the worker stopped reading (it says why)."""
+    if sys.platform == "linux":
+        import fcntl
+
+        with contextlib.suppress(OSError):  # a wish: the user's pipes may be at their limit
+            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
+    for chunk in feed:
+        left = memoryview(chunk)
+        try:
+            while left:
+                left = left[os.write(pipe, left) :]
+        except BrokenPipeError:
+            return

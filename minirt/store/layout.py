@@ -1,0 +1,111 @@
+"""The OCI image layout on disk: `oci-layout`, `index.json` and content-addressed blobs.
+
+Invariant: a file under `blobs/` has the content its name says; it appears by rename only after its digest was checked.
+`skopeo` and `umoci` read this directory as it lies. Source: OCI image-spec, image-layout.md. Taught in chapter 04.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from minirt.errors import NotFound, StoreError, VerificationError
+from minirt.image.descriptor import OCI_INDEX
+from minirt.image.digest import Digest
+from minirt.image.manifest import MAX_DOCUMENT
+from minirt.store.files import locked, write_atomic
+
+_EMPTY: dict[str, Any] = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []}
+
+
+class Layout:
+    """One image layout. `index()` reads the names' table, `editing()` changes it under the lock."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._index = path / "index.json"
+
+    def create(self) -> None:
+        """Make an empty layout, or leave the one there is. Raises StoreError for a version we do not know."""
+        (self.path / "blobs" / "sha256").mkdir(parents=True, exist_ok=True)
+        marker = self.path / "oci-layout"
+        try:
+            version = json.loads(marker.read_bytes()).get("imageLayoutVersion")
+        except FileNotFoundError:
+            write_atomic(marker, b'{"imageLayoutVersion":"1.0.0"}', 0o644)
+            version = "1.0.0"
+        except (ValueError, AttributeError):
+            version = None
+        if version != "1.0.0":
+            raise StoreError(f"{marker} is not an OCI image layout of version 1.0.0: not a store of ours")
+        if not self._index.exists():
+            with self.editing():
+                pass
+
+    def blob(self, digest: Digest) -> Path:
+        """Where the blob is, or would be."""
+        return self.path / "blobs" / digest.algorithm / digest.hex
+
+    def has(self, digest: Digest) -> bool:
+        return self.blob(digest).is_file()
+
+    def read(self, digest: Digest) -> bytes:
+        """A small blob (manifest, config), whole and checked again. Raises NotFound, VerificationError, StoreError."""
+        try:
+            with open(self.blob(digest), "rb") as file:
+                content = file.read(MAX_DOCUMENT + 1)
+        except FileNotFoundError:
+            raise NotFound(f"blob {digest} is not in the local store") from None
+        except OSError as error:
+            raise StoreError(f"cannot read blob {digest.short}: {error.strerror}") from error
+        hasher = digest.hasher()
+        hasher.update(content)
+        if not digest.matches(hasher):
+            raise VerificationError(f"blob {digest} in the local store is damaged: run `minirt system check`")
+        return content
+
+    def write(self, content: bytes) -> Digest:
+        """Keep a small blob; returns its digest."""
+        digest = Digest.of(content)
+        self.keep(digest, content)
+        return digest
+
+    def keep(self, digest: Digest, content: bytes) -> None:
+        """Keep a small blob whose digest the caller has checked."""
+        if not self.has(digest):
+            self.blob(digest).parent.mkdir(exist_ok=True)
+            write_atomic(self.blob(digest), content, 0o644)
+
+    def index(self) -> list[dict[str, Any]]:
+        """The descriptors of index.json. Raises StoreError where it is damaged."""
+        try:
+            manifests = json.loads(self._index.read_bytes())["manifests"]
+        except FileNotFoundError:
+            return []
+        except (ValueError, KeyError, TypeError) as error:
+            raise StoreError(f"{self._index} is damaged ({error}): run `minirt system check`") from error
+        if not isinstance(manifests, list):
+            raise StoreError(f"{self._index} is damaged: run `minirt system check`")
+        return manifests
+
+    @contextlib.contextmanager
+    def editing(self) -> Iterator[list[dict[str, Any]]]:
+        """Change the descriptors in place; written atomically at the end, under the lock, unless it raised."""
+        with locked(self.path / ".lock"):
+            manifests = self.index()
+            before = json.dumps(manifests)
+            yield manifests
+            if json.dumps(manifests) != before or not self._index.exists():
+                document = _EMPTY | {"manifests": manifests}
+                write_atomic(self._index, json.dumps(document, indent=1, ensure_ascii=False).encode(), 0o644)
+
+    def blobs(self) -> Iterator[Digest]:
+        """Every blob there is."""
+        for folder in sorted((self.path / "blobs").iterdir()):
+            for name in sorted(os.listdir(folder)):
+                if not name.startswith("."):
+                    yield Digest(f"{folder.name}:{name}")

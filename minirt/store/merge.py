@@ -1,0 +1,75 @@
+"""The copy fallback: overlay-form layers merged into one plain tree, where the kernel refuses overlayfs.
+
+Does in files what the mount would show: a whiteout removes, an opaque directory empties, everything else replaces.
+Costs the image's size again for each container, so it is a step down that the user is told of.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import stat
+from pathlib import Path
+
+from minirt.store.tree import remove
+
+
+def merge(layers: list[Path], target: Path, prefix: str) -> None:
+    """Copy `layers` (base first) onto the directory `target`; `prefix` is the namespace of overlay's xattrs."""
+    for layer in layers:
+        _merge(os.fsencode(layer), os.fsencode(target), f"{prefix}.overlay.", {})
+
+
+def _merge(source: bytes, target: bytes, ours: str, links: dict[int, bytes]) -> None:
+    for name in sorted(os.listdir(source)):
+        old, new = os.path.join(source, name), os.path.join(target, name)
+        status = os.lstat(old)
+        if stat.S_ISCHR(status.st_mode) and status.st_rdev == 0:
+            remove(new)
+            continue
+        directory = stat.S_ISDIR(status.st_mode)
+        if not directory or not _is_directory(new) or _opaque(old, ours):
+            remove(new)
+        if directory:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(new, 0o700)
+            _merge(old, new, ours, links)
+        elif status.st_nlink > 1 and status.st_ino in links:
+            os.link(links[status.st_ino], new, follow_symlinks=False)
+            continue
+        else:
+            _copy_one(old, new, status)
+            links[status.st_ino] = new
+        _copy_metadata(old, new, status, ours)
+    _copy_metadata(source, target, os.lstat(source), ours)
+
+
+def _copy_one(old: bytes, new: bytes, status: os.stat_result) -> None:
+    if stat.S_ISREG(status.st_mode):
+        shutil.copyfile(old, new, follow_symlinks=False)
+    elif stat.S_ISLNK(status.st_mode):
+        os.symlink(os.readlink(old), new)
+    else:
+        os.mknod(new, stat.S_IFMT(status.st_mode) | 0o600, status.st_rdev)
+
+
+def _copy_metadata(old: bytes, new: bytes, status: os.stat_result, ours: str) -> None:
+    os.chown(new, status.st_uid, status.st_gid, follow_symlinks=False)
+    if not stat.S_ISLNK(status.st_mode):
+        os.chmod(new, stat.S_IMODE(status.st_mode))
+        for key in os.listxattr(old):
+            if not key.startswith(ours):
+                os.setxattr(new, key, os.getxattr(old, key))
+    os.utime(new, ns=(status.st_atime_ns, status.st_mtime_ns), follow_symlinks=False)
+
+
+def _is_directory(path: bytes) -> bool:
+    return os.path.isdir(path) and not os.path.islink(path)
+
+
+def _opaque(path: bytes, ours: str) -> bool:
+    try:
+        return os.getxattr(path, ours + "opaque") == b"y"
+    except OSError:
+        return False

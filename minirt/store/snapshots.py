@@ -1,0 +1,42 @@
+"""A container's disk: a private write layer over the image's shared, read-only layers.
+
+A snapshot *decides*, it does not mount: it returns the recipe that the container's shim mounts in its own mount
+namespace, so no mount of ours is ever in the host's. Recipe: `{"kind": "overlay", "lowers": [top first], "upper",
+"work", "userxattr"}`, or `{"kind": "directory", "path"}` where the layers had to be copied. Taught in chapter 06.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from minirt.store.layers import work
+from minirt.userns import IdMapping
+
+MAX_LOWERS = 127
+
+
+def prepare(folder: Path, lowers: list[Path], ids: IdMapping, overlay: bool) -> dict[str, Any]:
+    """Make the write layer in `folder` over `lowers` (base first); returns the recipe. Raises OSError, StoreError."""
+    if not overlay or len(lowers) > MAX_LOWERS:
+        path = folder / "rootfs"
+        path.mkdir(mode=0o755)
+        work({"action": "copy", "lowers": [str(p) for p in reversed(lowers)], "target": str(path)}, ids)
+        return {"kind": "directory", "path": str(path)}
+    for name in ("upper", "work", "rootfs"):
+        (folder / name).mkdir(mode=0o755)
+    if not lowers:  # overlayfs wants at least one
+        (folder / "empty").mkdir(mode=0o755)
+        lowers = [folder / "empty"]
+    top = os.stat(lowers[-1])
+    os.chmod(folder / "upper", top.st_mode & 0o7777)
+    if not ids.rootless:
+        os.chown(folder / "upper", top.st_uid, top.st_gid)
+    return {
+        "kind": "overlay",
+        "lowers": [str(path) for path in reversed(lowers)],
+        "upper": str(folder / "upper"),
+        "work": str(folder / "work"),
+        "userxattr": ids.rootless,
+    }

@@ -1,0 +1,151 @@
+"""File work under one directory that no name can leave: every path is opened from a descriptor of its root.
+
+`openat2` with RESOLVE_BENEATH and no symbolic links lets the kernel hold the line; where it is refused (old kernels,
+some seccomp policies) a walk by component with O_NOFOLLOW holds the same. No path is ever joined to a host path.
+Invariant: `parent()` descriptors are directories inside the root. Source: openat2(2); CVE-2021-30465 shows why.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+
+from minirt import linux
+
+_DIRECTORY = getattr(os, "O_PATH", 0) | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0)
+_NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
+_BENEATH = linux.RESOLVE_BENEATH | linux.RESOLVE_NO_SYMLINKS | linux.RESOLVE_NO_MAGICLINKS
+_KEPT_OPEN = 64
+
+
+class Tree:
+    """A root directory and the directories lately used under it."""
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        self.root = os.open(root, _DIRECTORY)
+        self._open: dict[bytes, int] = {}
+        self._has_openat2 = True
+
+    def close(self) -> None:
+        self.forget()
+        os.close(self.root)
+
+    def forget(self) -> None:
+        """Drop cached directories: needed after anything was removed or replaced."""
+        for fd in self._open.values():
+            os.close(fd)
+        self._open.clear()
+
+    def directory(self, path: bytes, create: bool = False) -> int:
+        """A descriptor of the directory `path` (clean and relative; empty is the root). Owned by the tree.
+
+        With `create`, missing ones are made, 0755. Raises OSError: ELOOP or ENOTDIR where a component is not a
+        directory.
+        """
+        if not path:
+            return self.root
+        fd = self._open.get(path)
+        if fd is not None:
+            return fd
+        try:
+            fd = self._resolve(path)
+        except FileNotFoundError:
+            if not create:
+                raise
+            above, _, name = path.rpartition(b"/")
+            os.mkdir(name, 0o755, dir_fd=self.directory(above, create=True))
+            fd = self._resolve(path)
+        if len(self._open) >= _KEPT_OPEN:
+            self.forget()
+        self._open[path] = fd
+        return fd
+
+    def _resolve(self, path: bytes) -> int:
+        if self._has_openat2:
+            try:
+                return linux.openat2(self.root, path, _DIRECTORY, _BENEATH)
+            except OSError as error:
+                if error.errno not in (errno.ENOSYS, errno.EPERM):
+                    raise
+                self._has_openat2 = False
+        fd = os.dup(self.root)
+        for component in path.split(b"/"):
+            try:
+                below = os.open(component, _DIRECTORY | _NOFOLLOW, dir_fd=fd)
+            finally:
+                os.close(fd)
+            fd = below
+        return fd
+
+
+def remove(name: bytes | str, dir_fd: int | None = None) -> None:
+    """Remove `name` and all below it without following links, restoring our own access where modes deny it.
+
+    A missing name is fine. Depth is bounded by an explicit stack, not by recursion.
+    """
+    try:
+        os.unlink(name, dir_fd=dir_fd)
+        return
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        if error.errno not in (errno.EISDIR, errno.EPERM):
+            raise
+    stack: list[tuple[int, bytes | str]] = []  # (descriptor of the parent, name in it) of directories being emptied
+    here = os.open(".", _DIRECTORY) if dir_fd is None else os.dup(dir_fd)
+    pending: list[list[bytes]] = []
+    try:
+        fd = _open_to_empty(name, here)
+        stack.append((here, name))
+        here = fd
+        pending.append(_names(here))
+        while pending:
+            if pending[-1]:
+                child = pending[-1].pop()
+                try:
+                    os.unlink(child, dir_fd=here)
+                except IsADirectoryError:
+                    fd = _open_to_empty(child, here)
+                    stack.append((here, child))
+                    here = fd
+                    pending.append(_names(here))
+                continue
+            pending.pop()
+            os.close(here)
+            here, child_name = stack.pop()
+            os.rmdir(child_name, dir_fd=here)
+    finally:
+        os.close(here)
+        for fd, _ in stack:
+            os.close(fd)
+
+
+def _open_to_empty(name: bytes | str, dir_fd: int) -> int:
+    flags = os.O_RDONLY | os.O_DIRECTORY | _NOFOLLOW | os.O_CLOEXEC
+    try:
+        fd = os.open(name, flags, dir_fd=dir_fd)
+    except PermissionError:
+        os.chmod(name, 0o700, dir_fd=dir_fd)
+        fd = os.open(name, flags, dir_fd=dir_fd)
+    if os.fstat(fd).st_mode & 0o300 != 0o300 and os.geteuid() != 0:
+        os.chmod(fd, 0o700)
+    return fd
+
+
+def _names(fd: int) -> list[bytes]:
+    return [os.fsencode(name) for name in os.listdir(fd)]
+
+
+def walk(root: str | os.PathLike[str]) -> Iterator[os.stat_result]:
+    """The lstat of every entry below `root`, links not followed; what vanishes meanwhile is passed over."""
+
+    def gone(error: OSError) -> None:
+        if error.errno != errno.ENOENT:
+            raise error
+
+    for _, folders, files, fd in os.fwalk(root, onerror=gone):
+        for name in (*folders, *files):
+            with contextlib.suppress(FileNotFoundError):
+                yield os.stat(name, dir_fd=fd, follow_symlinks=False)

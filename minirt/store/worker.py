@@ -1,0 +1,240 @@
+"""The unpack worker: a process of its own that turns one layer's bytes into a blob and an unpacked folder, in one pass.
+
+    stdin → sha256 + ingest file → inflate → sha256 (the DiffID) → tar applier → rename blob, rename folder
+
+It holds no credentials, no network and no terminal, and for a plain user it is root only of that user's own ids. What it
+read before (an ingest a crash left, or a blob that is already here) it takes from the file first. It answers with JSON
+lines on stdout; the last is `{"done": …}` or `{"error": …}`. Nothing appears under its final name before both digests
+matched; `syncfs` comes before the folder's rename, so a power cut leaves it complete or absent.
+Also done here, because it needs the same rights over mapped ids: removing, measuring and copying trees.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from minirt import errors, linux
+from minirt.image.digest import Digest
+from minirt.store import tar
+from minirt.store.applier import Applier, Limits, Owner
+from minirt.store.files import sync_directory, write_atomic
+from minirt.store.inflate import inflate
+from minirt.store.tree import remove, walk
+from minirt.userns import IdMapping, become_root
+
+_CHUNK = 1 << 20
+
+
+def main(job: str) -> int:
+    """Do one job, a JSON object with `action`; the answer goes to stdout. The exit status is 0 if it could answer."""
+    words = json.loads(job)
+    try:
+        ids = IdMapping.from_json(words["ids"])
+        become_root(ids)
+        answer = _ACTIONS[words["action"]](words, ids)
+    except errors.MinirtError as error:
+        _say({"error": type(error).__name__, "text": str(error)})
+    except OSError as error:
+        where = f": {error.filename!r}" if isinstance(error.filename, str) else ""
+        text = "no space left on device" if error.errno in (errno.ENOSPC, errno.EDQUOT) else str(error.strerror)
+        _say({"error": "StoreError", "text": f"cannot write to the store: {text}{where}"})
+    else:
+        _say({"done": answer})
+    return 0
+
+
+def _say(answer: dict[str, Any]) -> None:
+    # The reader may be gone (kill -9): then there is no one to tell, and the work on disk stands as it is.
+    with contextlib.suppress(BrokenPipeError):
+        os.write(1, json.dumps(answer).encode() + b"\n")
+
+
+class _Verified:
+    """The compressed bytes: first what is on disk already, then stdin, hashed and (if new) kept as they pass."""
+
+    def __init__(self, path: Path, digest: Digest, size: int, keep: bool) -> None:
+        self._file = open(path, "r+b" if keep else "rb", buffering=0)  # noqa: SIM115 (closed by close)
+        self._keep = keep
+        self._hasher = digest.hasher()
+        self._digest, self._size = digest, size
+        self._on_disk = os.fstat(self._file.fileno()).st_size
+        self.position = 0
+
+    def __call__(self) -> bytes:
+        if self.position < self._on_disk:
+            chunk = self._file.read(_CHUNK)
+        else:
+            chunk = os.read(0, _CHUNK) if self._keep and self.position < self._size else b""
+            if not chunk and self.position < self._size:
+                raise errors.RegistryError(f"download stopped at {self.position} of {self._size} bytes")
+            if self._keep:
+                left = memoryview(chunk)
+                while left:
+                    left = left[self._file.write(left) :]
+        self.position += len(chunk)
+        if self.position > self._size:
+            raise errors.VerificationError(f"layer {self._digest.short} is longer than the {self._size} bytes promised")
+        self._hasher.update(chunk)
+        return chunk
+
+    def finish(self) -> None:
+        """Read to the end and check size and digest. Raises VerificationError."""
+        while self():
+            pass
+        if not self._digest.matches(self._hasher):
+            raise errors.VerificationError(
+                f"layer {self._digest.short} does not match its digest: the bytes received are not {self._digest}"
+            )
+        if self._keep:
+            os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _unpack(job: dict[str, Any], ids: IdMapping) -> dict[str, Any]:
+    """Words: digest, size, ingest, blob (paths); and to unpack too: diff_id, layer (path), limits."""
+    digest, blob, ingest = Digest(job["digest"]), Path(job["blob"]), Path(job["ingest"])
+    keep = not blob.exists()
+    if keep:
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(ingest, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    source = _Verified(ingest if keep else blob, digest, job["size"], keep)
+    answer: dict[str, Any] = {}
+    layer = Path(job["layer"]) if job.get("layer") else None
+    try:
+        if layer is None:
+            source.finish()
+        else:
+            answer = _apply(job, layer, source, ids)
+        if keep:
+            os.chmod(ingest, 0o644)
+            os.replace(ingest, blob)
+            sync_directory(blob.parent)
+        if layer is not None:
+            _publish(layer, answer)
+    except (errors.VerificationError, errors.UnpackError):
+        if keep:  # bad bytes must not be resumed
+            ingest.unlink(missing_ok=True)
+        raise
+    finally:
+        source.close()
+        if layer is not None:
+            remove(str(_aside(layer)))
+    return answer
+
+
+def _aside(layer: Path) -> Path:
+    return layer.with_name(f".{layer.name}.unpacking")
+
+
+def _apply(job: dict[str, Any], layer: Path, source: _Verified, ids: IdMapping) -> dict[str, Any]:
+    limits, aside = Limits(**job.get("limits", {})), _aside(layer)
+    remove(str(aside))
+    aside.mkdir(mode=0o755)
+    diff_id = Digest(job["diff_id"])
+    hasher = diff_id.hasher()
+    plain = inflate(source, limits.bytes_out, limits.ratio)
+
+    def hashed() -> bytes:
+        chunk = plain()
+        hasher.update(chunk)
+        return chunk
+
+    root = not ids.rootless
+    applier = Applier(aside, Owner(chown=not ids.single, mknod=root, xattr="trusted" if root else "user"), limits)
+    problem = _apply_or_blame(applier, hashed)
+    if problem:
+        # A damaged download and a hostile archive look alike from here; the digest tells them apart.
+        source.finish()
+        raise problem
+    source.finish()
+    if not diff_id.matches(hasher):
+        raise errors.VerificationError(
+            f"layer {Digest(job['digest']).short} unpacks to other content than its DiffID says"
+        )
+    return {"size": applier.size, "entries": applier.entries, "notes": dict(applier.notes)}
+
+
+def _apply_or_blame(applier: Applier, source: Callable[[], bytes]) -> errors.UnpackError | None:
+    reader = tar.Reader(source)
+    try:
+        applier.run(reader)
+        reader.drain()
+    except errors.UnpackError as error:
+        return error
+    return None
+
+
+def _publish(layer: Path, answer: dict[str, Any]) -> None:
+    aside = _aside(layer)
+    fd = os.open(aside, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        linux.syncfs(fd)
+    finally:
+        os.close(fd)
+    write_atomic(layer.with_name(layer.name + ".json"), json.dumps(answer).encode())
+    try:
+        os.rename(aside, layer)
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):  # another form of the same work won
+            raise
+    sync_directory(layer.parent)
+
+
+def _remove(job: dict[str, Any], ids: IdMapping) -> dict[str, Any]:
+    """Words: paths."""
+    for path in job["paths"]:
+        remove(path)
+    return {}
+
+
+def _measure(job: dict[str, Any], ids: IdMapping) -> dict[str, Any]:
+    """Words: path. Bytes of disk used below it, hard links counted once."""
+    seen, used = set(), 0
+    for status in walk(job["path"]):
+        if (status.st_dev, status.st_ino) not in seen:
+            seen.add((status.st_dev, status.st_ino))
+            used += status.st_blocks * 512
+    return {"bytes": used}
+
+
+def _copy(job: dict[str, Any], ids: IdMapping) -> dict[str, Any]:
+    """Words: lowers (top first), target. The merged view of overlay-form layers as a plain tree: the copy fallback."""
+    from minirt.store.merge import merge
+
+    merge(
+        [Path(lower) for lower in reversed(job["lowers"])], Path(job["target"]), "user" if ids.rootless else "trusted"
+    )
+    return {}
+
+
+def _try_overlay(job: dict[str, Any], ids: IdMapping) -> dict[str, Any]:
+    """Words: path (an empty folder on the store's file system). Can overlayfs be mounted here, by us?"""
+    folder = Path(job["path"])
+    for name in ("lower", "upper", "work", "merged"):
+        (folder / name).mkdir()
+    linux.unshare(linux.CLONE_NEWNS)
+    linux.mount(None, "/", None, linux.MS_REC | linux.MS_PRIVATE)
+    options = f"lowerdir={folder}/lower,upperdir={folder}/upper,workdir={folder}/work"
+    try:
+        linux.mount("overlay", str(folder / "merged"), "overlay", 0, options + (",userxattr" if ids.rootless else ""))
+        (folder / "merged" / "file").touch()
+    except OSError as error:
+        return {"works": False, "reason": str(error.strerror)}
+    return {"works": True, "reason": ""}
+
+
+_ACTIONS: dict[str, Callable[[dict[str, Any], IdMapping], dict[str, Any]]] = {
+    "unpack": _unpack,
+    "remove": _remove,
+    "measure": _measure,
+    "copy": _copy,
+    "try-overlay": _try_overlay,
+}
