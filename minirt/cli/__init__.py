@@ -1,0 +1,190 @@
+"""The `minirt` command: docker's verbs, options, columns and messages. Only this room prints.
+
+It speaks to `minirt.client` alone, and to `hub` and `notebook` for the two verbs that are those boxes. A verb's module
+is imported when the verb is called, so that `minirt run` starts fast. The verbs are taught with their nouns' chapters.
+Exit status, as docker's: 125 for an option we do not know or any failure of ours in `run`; 126, 127, 128+n the
+container's; 130 interrupted; 141 nobody reads our output; else 1.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+from minirt.cli.console import Console
+from minirt.cli.flags import Command, UsageError, Values, command
+from minirt.errors import MinirtError, StartError
+
+BUG = 70  # EX_SOFTWARE of sysexits.h
+
+# verb: (module, what it does). A verb's `Command` is its module's variable of that name, a blank written as "_".
+VERBS = {
+    "run": ("run", "Create a container from an image and run a command in it"),
+    "ps": ("containers", "List containers"),
+    "pull": ("images", "Download an image from a registry"),
+    "images": ("images", "List images"),
+    "version": ("system", "Show the versions of the client and of the engine"),
+    "info": ("system", "Show what the engine is and has"),
+    "history": ("images", "Show the steps an image was made in"),
+    "inspect": ("inspect", "Show all that is known of images or containers, as JSON"),
+    "kill": ("containers", "Send a signal to running containers"),
+    "load": ("archive", "Load images from a tar archive"),
+    "logs": ("containers", "Show what a container printed"),
+    "rm": ("containers", "Remove containers"),
+    "rmi": ("images", "Remove images"),
+    "save": ("archive", "Write images to a tar archive"),
+    "start": ("run", "Start containers that have stopped"),
+    "stop": ("containers", "Stop running containers"),
+    "tag": ("images", "Give an image another name"),
+    "wait": ("containers", "Wait until containers stop, then print their exit status"),
+    "system check": ("system", "Verify everything in the store"),
+    "system df": ("system", "Show how much disk is used"),
+    "system prune": ("system", "Free what nothing uses"),
+    "doctor": ("system", "Show what this machine can do, by trying it"),
+    "hub": ("course", "Serve the embedded registry until interrupted"),
+    "lab": ("course", "Open the course in JupyterLab"),
+}
+ALIASES = {
+    **{f"image {name}": [name] for name in ("history", "load", "pull", "save", "tag")},
+    **{f"container {name}": [name] for name in ("kill", "logs", "ps", "rm", "run", "start", "stop", "wait")},
+    **{f"image {name}": ["images"] for name in ("ls", "list")},
+    **{f"image {name}": ["rmi"] for name in ("rm", "remove")},
+    **{f"container {name}": ["ps"] for name in ("ls", "list")},
+    "container remove": ["rm"],
+    "image inspect": ["inspect", "--type=image"],
+    "container inspect": ["inspect", "--type=container"],
+    "system info": ["info"],
+}
+GROUPS = {"image": "Manage images", "container": "Manage containers", "system": "Manage minirt's disk"}
+COMMON = ("run", "ps", "pull", "images", "version", "info")
+OURS = ("doctor", "hub", "lab")
+
+
+@command(
+    "[COMMAND] [ARG...]",
+    """
+    -D, --debug       Show the traceback of an error
+        --root dir    Folder of images and containers (default $MINIRT_ROOT)
+    -v, --version     Print the version and quit
+    """,
+    interspersed=False,
+)
+def top(console: Console, values: Values, words: list[str]) -> int:
+    """The command before a verb: find the verb, and run it."""
+    verb, rest = _resolve(words)
+    if verb in GROUPS or not verb:
+        console.print(_group(verb) if verb else _overview())
+        return 0
+    chosen = _load(verb)
+    console.title = f"minirt {verb}"
+    console.failure = chosen.failure
+    given, arguments = chosen.parse(console.title, rest)
+    if "help" in given:
+        names = sorted(name for name, target in ALIASES.items() if target == [verb])
+        aliases = [f"minirt {name}" for name in [*names, verb]] if names else []
+        console.print(chosen.help(console.title, VERBS[verb][1], aliases))
+        return 0
+    return chosen.handler(console, given, arguments) or 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command line; its exit status. Never raises."""
+    words = sys.argv[1:] if argv is None else argv
+    console = Console("minirt")
+    debug = False
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:  # closed by our parent: print then does nothing
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    try:
+        values, rest = top.parse("minirt", words)
+        debug = bool(values.get("debug"))
+        console.root = values.get("root")
+        if values.get("version"):
+            from minirt import __version__
+
+            console.print(f"minirt version {__version__}")
+            return _flushed(0)
+        return _flushed(top.handler(console, values, [] if "help" in values else rest) or 0)
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        # Nobody reads us. Python flushes stdout once more at exit: let that go nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 141  # 128 + SIGPIPE, which Windows has not
+    except Exception as error:
+        if debug:
+            import traceback
+
+            traceback.print_exc()
+        return _failed(console, error)
+
+
+def _failed(console: Console, error: Exception) -> int:
+    """Tell an error in one line; the exit status."""
+    try:
+        if isinstance(error, OSError):
+            where = f": {os.fsdecode(error.filename)}" if isinstance(error.filename, str | bytes) else ""
+            console.error(f"{(error.strerror or str(error)).lower()}{where}")
+            return console.failure
+        if not isinstance(error, MinirtError):
+            console.error(f"{type(error).__name__}: {error}: this is a bug; 'minirt --debug …' shows where")
+            return console.failure if console.failure != 1 else BUG
+        console.error(error)
+        if isinstance(error, UsageError):
+            console.warn(f"See '{console.title} --help'.")
+        return error.exit_code if isinstance(error, StartError | UsageError) else console.failure
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        return 141
+
+
+def _flushed(status: int) -> int:
+    """Flush while errors can still be told."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
+    return status
+
+
+def _resolve(words: list[str]) -> tuple[str, list[str]]:
+    """The verb's own name, or a group's, and the words for it. Raises UsageError."""
+    if words[:1] == ["help"]:
+        verb, _ = _resolve(words[1:])
+        return verb, ["--help"]
+    if not words:
+        return "", []
+    if words[0] in GROUPS:
+        if len(words) == 1 or words[1].startswith("-"):
+            return words[0], []
+        name, rest = " ".join(words[:2]), words[2:]
+    else:
+        name, rest = words[0], words[1:]
+    target = ALIASES.get(name, [name])
+    if target[0] not in VERBS:
+        raise UsageError(f"{name!r} is not a minirt command.", 1)
+    return target[0], target[1:] + rest
+
+
+def _load(verb: str) -> Command:
+    from importlib import import_module
+
+    found = getattr(import_module(f"minirt.cli.{VERBS[verb][0]}"), verb.replace(" ", "_"))
+    assert isinstance(found, Command)
+    return found
+
+
+def _overview() -> str:
+    lines = ["Usage:  minirt [OPTIONS] COMMAND", "", "Containers as Docker makes them, small enough to read", ""]
+    rest = [verb for verb in VERBS if verb not in COMMON + OURS and " " not in verb]
+    for title, names in ("Common Commands", COMMON), ("Course Commands", OURS), ("Management Commands", GROUPS):
+        lines += [f"{title}:", *(f"  {name:<11} {GROUPS.get(name) or VERBS[name][1]}" for name in names), ""]
+    lines += ["Commands:", *(f"  {name:<11} {VERBS[name][1]}" for name in rest), ""]
+    options = top.option_lines()
+    return "\n".join([*lines, "Global Options:", options, "Run 'minirt COMMAND --help' for more on a command."])
+
+
+def _group(group: str) -> str:
+    names = {name: target[0] for name, target in ALIASES.items()} | {name: name for name in VERBS}
+    mine = {name.split()[1]: VERBS[verb][1] for name, verb in names.items() if name.startswith(f"{group} ")}
+    lines = [f"  {name:<11} {mine[name]}" for name in sorted(mine) if name not in ("list", "remove")]
+    return "\n".join([f"Usage:  minirt {group} COMMAND", "", GROUPS[group], "", "Commands:", *lines])

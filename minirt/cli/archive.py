@@ -1,0 +1,62 @@
+"""`save` and `load`: images as tar archives, on our standard streams or in files."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+
+from minirt.cli.console import Console
+from minirt.cli.flags import UsageError, Values, command
+
+
+@command(
+    "IMAGE [IMAGE...]",
+    """
+    -o, --output file   Write to a file, not to standard output
+    """,
+)
+def save(console: Console, values: Values, arguments: list[str]) -> None:
+    target = values["output"]
+    if target is None and sys.stdout.isatty():
+        raise UsageError("cowardly refusing to save to a terminal: use the -o option or redirect", 1)
+    chunks = console.client.save(arguments)
+    if target is None:
+        for chunk in chunks:
+            sys.stdout.buffer.write(chunk)
+        sys.stdout.buffer.flush()
+    elif os.path.exists(target) and not os.path.isfile(target):
+        with open(target, "wb") as device:  # /dev/null, a pipe
+            device.writelines(chunks)
+    else:
+        _write_whole(target, chunks)
+
+
+def _write_whole(target: str, chunks: Iterator[bytes]) -> None:
+    """The file whole, or not at all: written aside, then renamed."""
+    with tempfile.NamedTemporaryFile(dir=os.path.dirname(target) or ".", prefix=".minirt-save-", delete=False) as aside:
+        try:
+            aside.writelines(chunks)
+            aside.close()
+            os.replace(aside.name, target)
+        except BaseException:
+            os.unlink(aside.name)
+            raise
+
+
+@command(
+    "",
+    """
+    -i, --input file   Read from a file, not from standard input
+    -q, --quiet        Print nothing
+    """,
+)
+def load(console: Console, values: Values, arguments: list[str]) -> None:
+    source = values["input"]
+    if source is None and sys.stdin.isatty():
+        raise UsageError("requested load from stdin, but stdin is a terminal: use the -i option or redirect", 1)
+    with open(source, "rb") if source is not None else sys.stdin.buffer as stream:
+        for item in console.client.load(stream):
+            if not values["quiet"]:
+                console.print(item["stream"].rstrip("\n"))

@@ -1,0 +1,221 @@
+"""`run` and `start`: the client's side of a container's life (chapter 04).
+
+Our standard streams are the container's: their descriptors are handed down, not copied through us. Signals that reach
+us are the container's too. Its exit status is ours.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from contextlib import suppress
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from minirt.cli.console import Console
+from minirt.cli.flags import UsageError, Values, command
+from minirt.errors import InvalidInput, MinirtError, NotFound, Unsupported
+
+if TYPE_CHECKING:
+    from minirt.client import Client
+
+_FORWARDED = ("SIGINT", "SIGTERM", "SIGQUIT", "SIGHUP", "SIGUSR1", "SIGUSR2")
+_PATIENCE = 3  # a command that is pid 1 and handles no SIGINT never sees one: the third ends it
+
+
+@command(
+    "IMAGE [COMMAND] [ARG...]",
+    """
+    -d, --detach              Print the container's id and leave it running
+        --entrypoint string   Run this in place of the image's entrypoint
+    -e, --env list            Set a variable: NAME=VALUE, or NAME for its value here
+        --env-file list       Read variables from a file, one a line
+    -h, --hostname string     The container's host name
+    -i, --interactive         Give the command our standard input
+    -l, --label list          Label the container: NAME=VALUE
+        --name string         Name the container
+        --network string      Network: none (its own, without a way out; the default) or host (ours)
+        --platform string     Use the image for this platform, as linux/arm64
+        --pull string         Pull the image first: always, missing or never (default missing)
+    -q, --quiet               Pull without a word
+        --read-only           Nobody writes to the root file system
+        --rm                  Remove the container when it exits
+        --security-opt list   Security options: no-new-privileges=false
+    -t, --tty                 Give the command a terminal (not supported yet)
+    -u, --user string         Run as this user: NAME or UID, then perhaps :GROUP
+    -v, --volume list         Bind a folder of ours into the container (not supported yet)
+    -w, --workdir string      Working directory in the container
+    """,
+    interspersed=False,
+    failure=125,
+)
+def run(console: Console, values: Values, arguments: list[str]) -> int:
+    console.needs_linux()
+    for given, what in ("tty", "a terminal (-t)"), ("volume", "binding a folder (-v)"):
+        if values[given]:
+            raise Unsupported(f"{what} is not supported yet")
+    container = _create(console, values, arguments)
+    if values["detach"]:
+        console.client.start(container)
+        console.print(container)
+        return 0
+    return attached(console, container, interactive=values["interactive"])
+
+
+@command(
+    "CONTAINER [CONTAINER...]",
+    """
+    -a, --attach        Show what it prints, forward signals to it, and exit with its status
+    -i, --interactive   Give it our standard input
+    """,
+)
+def start(console: Console, values: Values, arguments: list[str]) -> int:
+    console.needs_linux()
+    if values["attach"] or values["interactive"]:
+        if len(arguments) > 1:
+            raise UsageError("you cannot start and attach multiple containers at once", 1)
+        return attached(console, arguments[0], interactive=values["interactive"])
+
+    def act(name: str) -> None:
+        console.client.start(name)
+        console.print(name)
+
+    return console.each(arguments, act)
+
+
+def _create(console: Console, values: Values, arguments: list[str]) -> str:
+    """Create the container, pulling its image as `--pull` says; its id."""
+    from minirt.image.reference import Reference
+
+    policy = values["pull"] or "missing"
+    if policy not in ("always", "missing", "never"):
+        raise UsageError(f"invalid pull option: {policy!r}: must be one of 'always', 'missing' or 'never'")
+    image, platform, client = arguments[0], values["platform"], console.client
+    body = create_body(values, arguments)
+    if policy == "always":
+        _pull(console, image, platform, values["quiet"])
+    try:
+        created = client.create(body, name=values["name"], platform=platform)
+    except NotFound:
+        if policy != "missing":
+            raise
+        if not values["quiet"]:
+            console.warn(f"Unable to find image '{Reference.parse(image).familiar}' locally")
+        _pull(console, image, platform, values["quiet"])
+        created = client.create(body, name=values["name"], platform=platform)
+    for warning in created["Warnings"] or ():
+        console.warn(f"WARNING: {warning}")
+    return str(created["Id"])
+
+
+def _pull(console: Console, image: str, platform: str | None, quiet: bool) -> None:
+    from minirt.cli.progress import show
+
+    show(console.client.pull(image, platform=platform), sys.stderr, quiet)
+
+
+def create_body(values: Values, arguments: list[str]) -> dict[str, Any]:
+    """The Engine API's create request for these options. Raises InvalidInput for an environment that does not parse."""
+    environment = [pair for path in values["env-file"] for pair in _read_environment(path)]
+    body: dict[str, Any] = {
+        "Image": arguments[0],
+        "Cmd": arguments[1:] or None,
+        "Env": environment + [pair for word in values["env"] for pair in _variable(word)],
+        "User": values["user"] or "",
+        "WorkingDir": values["workdir"] or "",
+        "Hostname": values["hostname"] or "",
+        "AttachStdin": values["interactive"] and not values["detach"],
+        "AttachStdout": not values["detach"],
+        "AttachStderr": not values["detach"],
+        "OpenStdin": values["interactive"],
+        "Labels": dict(word.partition("=")[::2] for word in values["label"]),
+        "HostConfig": {
+            "NetworkMode": values["network"] or "default",
+            "AutoRemove": values["rm"],
+            "SecurityOpt": values["security-opt"] or None,
+            "ReadonlyRootfs": values["read-only"],
+        },
+    }
+    if values["entrypoint"] is not None:
+        body["Entrypoint"] = [values["entrypoint"]]  # [""] takes the image's away, as docker says it
+    return body
+
+
+def _variable(word: str) -> list[str]:
+    """`NAME=VALUE` as it is; `NAME` with its value here, nothing where it has none."""
+    name, equals, _ = word.partition("=")
+    if not name:
+        raise InvalidInput(f"invalid environment variable: {word!r}")
+    if equals:
+        return [word]
+    return [f"{name}={os.environ[name]}"] if name in os.environ else []
+
+
+def _read_environment(path: str) -> list[str]:
+    """Variables of an `--env-file`: one a line, `#` begins a comment line."""
+    found = []
+    with open(path, encoding="utf-8", errors="surrogateescape") as lines:
+        for number, line in enumerate(lines, 1):
+            word = line.rstrip("\n").removesuffix("\r").lstrip()
+            if word and not word.startswith("#"):
+                if any(letter.isspace() for letter in word.partition("=")[0]):
+                    raise InvalidInput(f"{path}, line {number}: white space in a variable's name")
+                found += _variable(word)
+    return found
+
+
+def attached(console: Console, container: str, interactive: bool) -> int:
+    """Start a container on our own streams, forward signals to it, and wait; its exit status."""
+    proxy = _SignalProxy(console, container)
+    try:
+        sys.stdout.flush()
+        streams = [_open(descriptor) for descriptor in (0, 1, 2)]
+        console.client.start(container, stdin=streams[0] if interactive else None, stdout=streams[1], stderr=streams[2])
+        proxy.started()
+        return int(console.client.wait(container))
+    finally:
+        proxy.close()
+
+
+def _open(descriptor: int) -> int | None:
+    """The descriptor; None where our parent closed it, and any file could have its number."""
+    closed = (sys.__stdin__, sys.__stdout__, sys.__stderr__)[descriptor] is None
+    return None if closed else descriptor
+
+
+class _SignalProxy:
+    """Sends the signals we get to the container, those that come before it runs as soon as it does."""
+
+    def __init__(self, console: Console, container: str) -> None:
+        self._client: Client = console.client
+        self._console = console
+        self._container = container
+        self._early: list[int] | None = []
+        self._interrupts = 0
+        self._previous = {}
+        for number in (getattr(signal, name) for name in _FORWARDED):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup's wish stands
+                self._previous[number] = signal.signal(number, self._caught)
+
+    def _caught(self, number: int, _frame: FrameType | None) -> None:
+        if self._early is not None:
+            self._early.append(number)
+            return
+        self._interrupts += number == signal.SIGINT
+        if self._interrupts == _PATIENCE:
+            self._console.warn("minirt: interrupted three times: killing the container")
+            number = signal.SIGKILL
+        with suppress(MinirtError):  # it has just exited
+            self._client.kill(self._container, number)
+
+    def started(self) -> None:
+        """The container runs: from now on signals go straight to it."""
+        early, self._early = self._early or [], None
+        for number in early:
+            self._caught(number, None)
+
+    def close(self) -> None:
+        """Signals are ours again."""
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
