@@ -1,0 +1,339 @@
+"""One HTTP exchange with a registry, its token service or its storage: where it may go, and what may go with it.
+
+Invariants, whatever the other side answers:
+- Authorization goes only to the origin (scheme, host, port) it was made for; a redirect elsewhere drops it for good.
+  No `.netrc`, no cookies, no user or password inside a URL (CVE-2024-47081).
+- https never becomes http, and plain http goes only to loopback or to what the user listed as insecure.
+- A redirect or a token realm reaches loopback or link-local addresses only where the registry itself is there. The
+  address is checked on the connected socket, so a name that resolves differently the second time gains nothing.
+- Bodies are raw (`Accept-Encoding: identity`) and read piecewise, faster than a floor, up to a cap.
+
+Each exchange is published to `minirt.trace`, without secrets.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import http.client
+import http.cookiejar
+import json
+import os
+import random
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import TypeVar
+from urllib.parse import SplitResult, parse_qsl, urljoin, urlsplit
+
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
+from requests.utils import get_environ_proxies
+
+from minirt import trace
+from minirt.errors import MinirtError, RegistryError, VerificationError
+from minirt.registry.guard import AwayAdapter, keep_out
+from minirt.registry.settings import Settings, locality
+
+T = TypeVar("T")
+_REDIRECTS = (301, 302, 303, 307, 308)
+_MAX_REDIRECTS = 5
+_BUSY = (408, 429, 500, 502, 503, 504)
+_READ = 256 << 10  # bytes asked of the socket at once
+_FLOOR = 1 << 10  # bytes per second: a body slower than this for a whole stall time is a stall
+_MAX_RETRY_AFTER = 30.0  # seconds we wait because a registry says so
+_MAX_BACKOFF = 8.0
+_SHOWN_QUERY = frozenset({"service", "scope", "client_id", "n", "last"})
+
+
+class Unreachable(RegistryError):
+    """No registry answers there: no such host, connection refused, timed out, or no TLS to be had."""
+
+
+class Transient(RegistryError):
+    """Worth another try: reset, stall, 5xx, 429. `after`: seconds the server asked for, if it did."""
+
+    def __init__(self, message: str, after: float | None = None) -> None:
+        super().__init__(message)
+        self.after = after
+
+
+class Transport:
+    """Exchanges on behalf of one registry at `home` (its base URL). Thread-safe: each thread has its own sessions."""
+
+    def __init__(
+        self, home: str, settings: Settings, connect_timeout: float, stall_timeout: float, attempts: int, backoff: float
+    ) -> None:
+        """Times in seconds; `attempts` at least 1; `backoff` is the longest first pause, doubled each time."""
+        self._home = _origin(home)
+        self._settings = settings
+        self._plain = settings.insecure(urlsplit(home).netloc)
+        self._near = locality(urlsplit(home).hostname or "")
+        self._met = False  # has the registry ever answered?
+        self._timeouts = (connect_timeout, stall_timeout)
+        self._attempts, self._backoff = attempts, backoff
+        self._local = threading.local()
+        self._sessions: list[requests.Session] = []
+        self._lock = threading.Lock()
+        if self._plain:  # the user knows that this registry's certificate is not checked
+            urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
+
+    def at_home(self, response: requests.Response) -> bool:
+        """Did the registry itself answer, rather than a host it redirected us to?"""
+        return _origin(response.url) == self._home
+
+    def persist(self, action: Callable[[], T]) -> T:
+        """Call until it succeeds, with pauses, a bounded number of times; then raise its last error.
+
+        A registry that cannot be reached is waited for only where it has answered before.
+        """
+        patience = self.patience()
+        while True:
+            try:
+                return action()
+            except (Transient, Unreachable) as error:
+                if isinstance(error, Unreachable) and not self._met:
+                    raise
+                patience.wait(error)
+
+    def patience(self) -> Patience:
+        return Patience(self._attempts, self._backoff)
+
+    def send(
+        self,
+        url: str,
+        headers: Mapping[str, str],
+        authorization: str | None = None,
+        form: Mapping[str, str] | None = None,
+    ) -> requests.Response:
+        """GET (or POST `form` to) `url`, following redirects; the body is unread. The caller closes the response.
+
+        Raises Unreachable, Transient (also for a status that means "later") or RegistryError (refused, malformed).
+        """
+        for _ in range(_MAX_REDIRECTS + 1):
+            response = self._exchange(url, headers, authorization, form)
+            location = response.headers.get("Location", "")
+            if response.status_code not in _REDIRECTS or not location:
+                return self._not_busy(response)
+            self.said(response)
+            try:
+                target = urljoin(url, location)
+                if _origin(target) != _origin(url):
+                    authorization = None
+            except ValueError as error:
+                raise RegistryError(f"{_host(url)} redirects to a malformed URL") from error
+            if urlsplit(url).scheme == "https" and urlsplit(target).scheme != "https":
+                raise RegistryError(f"{_host(url)} redirects from https to plain http: refused")
+            if form is not None:
+                raise RegistryError(f"{_host(url)} redirects a request that carries credentials: refused")
+            url = target
+        raise RegistryError(f"{_host(url)} redirects more than {_MAX_REDIRECTS} times")
+
+    def _exchange(
+        self, url: str, headers: Mapping[str, str], authorization: str | None, form: Mapping[str, str] | None
+    ) -> requests.Response:
+        parts, home = urlsplit(url), _origin(url) == self._home
+        self._permit(parts, home)
+        near = locality(parts.hostname or "")
+        sent = {"User-Agent": "minirt", "Accept-Encoding": "identity", **headers}
+        if authorization:
+            sent["Authorization"] = authorization
+        method, started = "GET" if form is None else "POST", time.monotonic()
+        status, answered = 0, {}
+        try:
+            response = self._session(home).request(
+                method,
+                url,
+                headers=sent,
+                data=form,
+                stream=True,
+                allow_redirects=False,
+                timeout=self._timeouts,
+                verify=False if self._settings.insecure(parts.netloc) else os.environ.get("REQUESTS_CA_BUNDLE") or True,
+                proxies={} if near else get_environ_proxies(url),
+            )
+            status, answered = response.status_code, dict(response.headers)
+            self._met = self._met or home
+        except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError) as error:
+            raise _failure(error, _host(url)) from error
+        finally:
+            trace.publish(
+                "registry",
+                "exchange",
+                method=method,
+                url=_shown_url(url),
+                status=status,
+                ms=round((time.monotonic() - started) * 1000, 1),
+                request=_shown_headers(sent),
+                response=_shown_headers(answered),
+            )
+        return response
+
+    def _permit(self, parts: SplitResult, home: bool) -> None:
+        """Refuse a URL before anything is sent to it."""
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise RegistryError(f"the registry sends us to {parts.geturl()[:80]!r}: not an http URL")
+        if "@" in parts.netloc:
+            raise RegistryError(f"the registry sends us to {parts.hostname} with a user name in the URL: refused")
+        if parts.scheme == "http" and not (self._plain and self._settings.insecure(parts.netloc)):
+            raise RegistryError(f"plain http to {parts.netloc} is refused (only loopback or `insecure-registries`)")
+        if not home:
+            keep_out(parts.hostname, self._near)
+
+    def _session(self, home: bool) -> requests.Session:
+        """This thread's session for the registry itself, or for everywhere else."""
+        sessions: dict[bool, requests.Session] = self._local.__dict__.setdefault("sessions", {})
+        if home not in sessions:
+            session = sessions[home] = requests.Session()
+            session.trust_env = False  # no .netrc; proxies are given by hand
+            session.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
+            for prefix in ("http://", "https://"):
+                session.mount(prefix, HTTPAdapter() if home else AwayAdapter(self._near))
+            with self._lock:
+                self._sessions.append(session)
+        return sessions[home]
+
+    def pieces(self, response: requests.Response) -> Iterator[bytes]:
+        """The raw body as it arrives. Raises Transient on a reset, a stall or a drip; a short body just ends."""
+        waited, got, stall = 0.0, 0, self._timeouts[1]
+        while True:
+            asked = time.monotonic()
+            try:
+                piece = response.raw.read1(_READ, decode_content=False)
+            except (OSError, urllib3.exceptions.HTTPError, http.client.HTTPException) as error:
+                why = "stalled" if isinstance(error, (TimeoutError, urllib3.exceptions.TimeoutError)) else "broke off"
+                raise Transient(f"the transfer from {_host(response.url)} {why}") from error
+            if not piece:
+                return
+            # Only our waiting counts, not the time the caller takes with a piece.
+            waited, got = waited + time.monotonic() - asked, got + len(piece)
+            if waited > stall:
+                if got < _FLOOR * stall:
+                    raise Transient(f"the transfer from {_host(response.url)} stalled")
+                waited, got = 0.0, 0
+            yield piece
+
+    def read(self, response: requests.Response, limit: int, what: str) -> bytes:
+        """The whole body, at most `limit` bytes, and the response closed. Raises VerificationError, Transient."""
+        with response:
+            announced = response.headers.get("Content-Length", "")
+            if announced.isdigit() and int(announced) > limit:
+                raise VerificationError(f"{what} is larger than {limit} bytes")
+            body = bytearray()
+            for piece in self.pieces(response):
+                body += piece
+                if len(body) > limit:
+                    raise VerificationError(f"{what} is larger than {limit} bytes")
+            if announced.isdigit() and len(body) < int(announced):
+                raise Transient(f"the transfer from {_host(response.url)} broke off")
+            return bytes(body)
+
+    def said(self, response: requests.Response) -> tuple[str, str]:
+        """Code and message of an error body (distribution-spec, "Error Codes"), where it has them; closes it."""
+        try:
+            document = json.loads(self.read(response, 64 << 10, "error"))
+            first = (document.get("errors") or [document])[0]
+            return printable(str(first.get("code", ""))), printable(
+                str(first.get("message") or first.get("details", ""))
+            )
+        except (MinirtError, ValueError, AttributeError, LookupError, TypeError, RecursionError):
+            return "", ""  # the status alone must do
+
+    def _not_busy(self, response: requests.Response) -> requests.Response:
+        status, host = response.status_code, _host(response.url)
+        if status not in _BUSY:
+            return response
+        after = _retry_after(response.headers.get("Retry-After", ""))
+        words = self.said(response)[1]
+        if status != 429:
+            raise Transient(f"{host}: received unexpected HTTP status: {status} {printable(response.reason)}", after)
+        line = f"toomanyrequests: {words or f'the rate limit of {host} is reached'}"
+        if after is None:  # Docker Hub's pull limit lasts for hours
+            raise RegistryError(line)
+        raise Transient(f"{line} (it asks to wait {after:.0f} s)", after)
+
+    def close(self) -> None:
+        with self._lock:
+            for session in self._sessions:
+                session.close()
+            self._sessions.clear()
+            self._local = threading.local()
+
+
+class Patience:
+    """How often we try again, and how long we pause: exponential, with jitter so that clients do not march in step."""
+
+    def __init__(self, attempts: int, backoff: float) -> None:
+        self._left, self._pause = attempts, backoff
+
+    def wait(self, error: Transient | Unreachable) -> None:
+        """Sleep before another try; raises `error` where there were enough, or the server asks for too long."""
+        self._left -= 1
+        after = error.after if isinstance(error, Transient) else None
+        if self._left <= 0 or (after or 0) > _MAX_RETRY_AFTER:
+            raise error
+        jitter = random.uniform(0, self._pause)
+        time.sleep(jitter if after is None else after + min(jitter, 1))
+        self._pause = min(self._pause * 2, _MAX_BACKOFF)
+
+
+def printable(text: str) -> str:
+    """A server's words on one line of ours: no control characters, at most 200 long."""
+    return re.sub(r"\s+", " ", "".join(c if c.isprintable() or c.isspace() else "?" for c in text[:200])).strip()
+
+
+def _retry_after(value: str) -> float | None:
+    """Seconds, from either form (RFC 9110, section 10.2.3)."""
+    if re.fullmatch("[0-9]{1,9}", value.strip()):
+        return float(value)
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    except (ValueError, TypeError, OverflowError):
+        return None
+
+
+def _failure(error: Exception, host: str) -> RegistryError:
+    """An exception of the HTTP library, in our words."""
+    reason = getattr(error.args[0], "reason", None) if error.args else None
+    if isinstance(reason, urllib3.exceptions.NewConnectionError):
+        cause = reason.__cause__
+        return Unreachable(f"cannot reach {host}: {getattr(cause, 'strerror', None) or reason}")
+    if isinstance(error, requests.ConnectTimeout):
+        return Unreachable(f"cannot reach {host}: no answer")
+    if isinstance(error, (requests.exceptions.SSLError, requests.exceptions.ProxyError)):
+        return Unreachable(f"cannot reach {host}: {printable(str(reason or error))}")
+    if isinstance(error, requests.Timeout):
+        return Transient(f"{host} does not answer")
+    if isinstance(error, requests.ConnectionError):
+        return Transient(f"{host} broke the connection off")
+    return RegistryError(f"{host}: {printable(str(error))}")
+
+
+def _origin(url: str) -> tuple[str, str, int]:
+    """Scheme, host and port: what credentials belong to. Raises ValueError for a port that is none."""
+    parts = urlsplit(url)
+    return parts.scheme, (parts.hostname or "").lower(), parts.port or (443 if parts.scheme == "https" else 80)
+
+
+def _host(url: str) -> str:
+    return urlsplit(url).netloc.rpartition("@")[2]
+
+
+def _shown_url(url: str) -> str:
+    """Without what may be a secret: a signed URL's query is one."""
+    parts = urlsplit(url)
+    query = "&".join(f"{key}={value if key in _SHOWN_QUERY else '…'}" for key, value in parse_qsl(parts.query))
+    return parts._replace(netloc=_host(url), query=query).geturl()
+
+
+def _shown_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    shown = dict(headers)
+    for name, value in headers.items():
+        if name.lower() in ("authorization", "proxy-authorization"):
+            shown[name] = value.partition(" ")[0] + " …"
+        elif name.lower() in ("set-cookie", "cookie"):
+            shown[name] = "…"
+        elif name.lower() == "location":
+            shown[name] = _shown_url(value)
+    return shown
