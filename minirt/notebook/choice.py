@@ -1,0 +1,78 @@
+"""Questions with options: a prediction (noted, not judged), and a quiz (every option has its reason)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from anywidget import AnyWidget
+from ipywidgets import VBox
+from traitlets import Int, List, Unicode, observe
+
+from minirt.notebook.catalogue import Strings
+from minirt.notebook.markup import Shown, esc
+from minirt.notebook.status import STATIC
+
+
+class Choice(Shown, AnyWidget):  # type: ignore[misc]
+    """One question. `chosen` is the option's index, -1 for none; `click()` is the button, as in a browser."""
+
+    _esm = STATIC / "choice.js"
+    _css = STATIC / "choice.css"
+    question, button, again = (Unicode("").tag(sync=True) for _ in range(3))
+    options = List(Unicode()).tag(sync=True)
+    chosen = Int(-1).tag(sync=True)
+    asked = Int(0).tag(sync=True)
+    answer, verdict = (Unicode("").tag(sync=True) for _ in range(2))
+
+    def __init__(
+        self, text: Strings, question: str, options: Sequence[str], button: str, reply: Callable[[int], tuple[str, str]]
+    ) -> None:
+        self._text, self._reply = text, reply
+        super().__init__(question=question, options=list(options), button=button, again=text("again"))
+        note = text("choice.fallback")
+        self.plain = "\n".join([question, *(f"- {option}" for option in options), note])
+        items = "".join(f"<li>{esc(option)}</li>" for option in options)
+        self.page = f"<p><strong>{esc(question)}</strong></p><ul>{items}</ul><p><em>{esc(note)}</em></p>"
+
+    def click(self) -> None:
+        """Press the button."""
+        self.asked += 1
+
+    @observe("asked")
+    def _on_asked(self, _change: Any) -> None:
+        known = 0 <= self.chosen < len(self.options)
+        self.answer, self.verdict = self._reply(self.chosen) if known else (self._text("choice.none"), "")
+
+
+def prediction(text: Strings, key: str) -> Choice:
+    """The prediction at catalogue key `NN.predict.NAME`: it is noted and not yet judged; the run is the judge."""
+    table = text.table(key)
+    options = list(table["options"])
+    return Choice(
+        text,
+        table["question"],
+        options,
+        text("choice.predict"),
+        lambda i: (text("choice.noted", option=options[i]), ""),
+    )
+
+
+class Quiz(Shown, VBox):  # type: ignore[misc]
+    """The questions at catalogue key `NN.quiz`, each option with its verdict and reason."""
+
+    def __init__(self, text: Strings, key: str) -> None:
+        self.questions = [_question(text, number, entry) for number, entry in enumerate(text.table(key), 1)]
+        super().__init__(self.questions)
+        self.plain = "\n\n".join(question.plain for question in self.questions)
+        self.page = "".join(question.page for question in self.questions)
+
+
+def _question(text: Strings, number: int, entry: dict[str, Any]) -> Choice:
+    def reply(index: int) -> tuple[str, str]:
+        _option, right, reason = entry["options"][index]
+        verdict = "right" if right else "wrong"
+        return text(f"choice.{verdict}", reason=reason), verdict
+
+    options = [option for option, _right, _reason in entry["options"]]
+    return Choice(text, f"{number}. {entry['question']}", options, text("choice.check", number=number), reply)
