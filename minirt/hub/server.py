@@ -112,7 +112,8 @@ class Hub(socketserver.ThreadingTCPServer):
                 if rate:
                     with self._turn:
                         free = self._free = max(self._free, time.monotonic()) + len(piece) / rate
-                    self._closing.wait(free - time.monotonic())
+                    if self._closing.wait(free - time.monotonic()):
+                        raise ConnectionAbortedError("the hub closes")
                 yield piece
 
     def process_request(self, request: Any, client_address: Any) -> None:
