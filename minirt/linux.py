@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import os
-import platform
 import struct
 from ctypes import CDLL, c_char_p, c_int, c_long, c_size_t, c_uint, c_ulong, c_void_p, create_string_buffer, get_errno
 from typing import Any
@@ -18,7 +17,8 @@ CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS = 0x20000, 0x02000000, 0x04000000
 CLONE_NEWIPC, CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x08000000, 0x10000000, 0x20000000, 0x40000000
 
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_SYNCHRONOUS, MS_REMOUNT = 1, 2, 4, 8, 16, 32
-MS_DIRSYNC, MS_NOSYMFOLLOW, MS_NOATIME, MS_NODIRATIME, MS_BIND, MS_MOVE, MS_REC = 128, 256, 1024, 2048, 4096, 8192, 16384
+MS_DIRSYNC, MS_NOSYMFOLLOW, MS_NOATIME, MS_NODIRATIME = 128, 256, 1024, 2048
+MS_BIND, MS_MOVE, MS_REC = 4096, 8192, 16384
 MS_UNBINDABLE, MS_PRIVATE, MS_SLAVE, MS_SHARED = 1 << 17, 1 << 18, 1 << 19, 1 << 20
 MS_RELATIME, MS_STRICTATIME, MS_LAZYTIME = 1 << 21, 1 << 24, 1 << 25
 MNT_DETACH = 2
@@ -27,6 +27,8 @@ AT_EMPTY_PATH, AT_RECURSIVE = 0x1000, 0x8000
 OPEN_TREE_CLONE, OPEN_TREE_CLOEXEC = 1, os.O_CLOEXEC if hasattr(os, "O_CLOEXEC") else 0o2000000
 MOVE_MOUNT_F_EMPTY_PATH, MOVE_MOUNT_T_EMPTY_PATH = 0x4, 0x40
 MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC = 1, 2, 4, 8
+MOUNT_ATTR_NOATIME, MOUNT_ATTR_STRICTATIME, MOUNT_ATTR_NODIRATIME, MOUNT_ATTR_NOSYMFOLLOW = 0x10, 0x20, 0x80, 0x200000
+MOUNT_ATTR__ATIME = 0x70
 
 RESOLVE_NO_XDEV, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH, RESOLVE_IN_ROOT = 1, 2, 4, 8, 16
 
@@ -37,9 +39,10 @@ PR_CAP_AMBIENT_RAISE, PR_CAP_AMBIENT_CLEAR_ALL = 2, 4
 # name: (x86-64, asm-generic: arm64, riscv64, loongarch64)
 _NUMBERS = {
     "mount": (165, 40), "umount2": (166, 39), "pivot_root": (155, 41), "unshare": (272, 97), "setns": (308, 268),
-    "sethostname": (170, 161), "setdomainname": (171, 162), "capset": (126, 91), "capget": (125, 90), "prctl": (157, 167),
-    "keyctl": (250, 219), "syncfs": (306, 267), "openat2": (437, 437), "open_tree": (428, 428), "move_mount": (429, 429),
-    "fsopen": (430, 430), "fsconfig": (431, 431), "fsmount": (432, 432), "close_range": (436, 436),
+    "sethostname": (170, 161), "setdomainname": (171, 162), "capset": (126, 91), "capget": (125, 90),
+    "prctl": (157, 167), "keyctl": (250, 219), "syncfs": (306, 267), "openat2": (437, 437),
+    "open_tree": (428, 428), "move_mount": (429, 429), "fsopen": (430, 430), "fsconfig": (431, 431),
+    "fsmount": (432, 432), "close_range": (436, 436),
     "mount_setattr": (442, 442), "utimensat": (280, 88),
 }  # fmt: skip
 
@@ -53,7 +56,7 @@ def _syscall() -> Any:
 
 @functools.cache
 def _number(name: str) -> int:
-    return _NUMBERS[name][0 if platform.machine() in ("x86_64", "AMD64") else 1]
+    return _NUMBERS[name][0 if os.uname().machine == "x86_64" else 1]
 
 
 def _call(name: str, *arguments: Any, path: Any = None) -> int:
@@ -175,7 +178,9 @@ def fsmount(fd: int, attributes: int = 0) -> int:
     return _call("fsmount", c_int(fd), c_uint(1), c_uint(attributes))
 
 
-def mount_setattr(dir_fd: int, path: str | bytes, flags: int, set_: int = 0, clear: int = 0, propagation: int = 0) -> None:
+def mount_setattr(
+    dir_fd: int, path: str | bytes, flags: int, set_: int = 0, clear: int = 0, propagation: int = 0
+) -> None:
     """Change a mount's (with AT_RECURSIVE: a mount tree's) attributes, mount_setattr(2)."""
     attributes = struct.pack("=QQQQ", set_, clear, propagation, 0)
     _call("mount_setattr", c_int(dir_fd), _path(path), c_uint(flags), c_char_p(attributes), c_size_t(32), path=path)

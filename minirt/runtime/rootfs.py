@@ -1,0 +1,80 @@
+"""The container's file system: the image's layers, read-only and shared, under a writable layer of its own.
+
+rootfs.json says how: `overlay` (lowers top first, upper, work) or `directory` (a copy, where overlay does not work).
+Overlay takes its layers one by one (fsconfig `lowerdir+`, kernel 6.5); before that all of them stand in one option page
+of 4 KiB, so they go by short links in a folder of their own, which carries 127 of them and any character in a path.
+Sources: kernel Documentation/filesystems/overlayfs.rst, fsopen(2). Taught in chapter 06.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import Any
+
+from minirt import linux
+from minirt.errors import StartError
+from minirt.runtime import mounts
+
+
+def mount(folder: str, rootfs: dict[str, Any]) -> None:
+    """Mount what rootfs.json describes on `folder/rootfs`, in this process' mount namespace. Raises StartError."""
+    place = os.path.join(folder, "rootfs")
+    target = os.open(place, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    if rootfs["kind"] == "directory":
+        flags = linux.OPEN_TREE_CLONE | linux.OPEN_TREE_CLOEXEC | linux.AT_RECURSIVE
+        mounts.attach(linux.open_tree(-100, rootfs["path"], flags), target)
+        return
+    try:
+        mounts.attach(_overlay(rootfs), target)
+    except _NoSuchOption:
+        _overlay_by_links(folder, place, rootfs)
+        os.close(target)
+
+
+class _NoSuchOption(Exception):
+    """This kernel's overlay does not know `lowerdir+`."""
+
+
+def _overlay(rootfs: dict[str, Any]) -> int:
+    fd = linux.fsopen("overlay")
+    try:
+        try:
+            linux.fsconfig_string(fd, "lowerdir+", rootfs["lowers"][0])
+        except OSError as error:
+            if error.errno == errno.EINVAL and os.path.isdir(rootfs["lowers"][0]):
+                raise _NoSuchOption from error
+            raise
+        for lower in rootfs["lowers"][1:]:
+            linux.fsconfig_string(fd, "lowerdir+", lower)
+        linux.fsconfig_string(fd, "source", "overlay")
+        linux.fsconfig_string(fd, "upperdir", rootfs["upper"])
+        linux.fsconfig_string(fd, "workdir", rootfs["work"])
+        if rootfs["userxattr"]:
+            linux.fsconfig_flag(fd, "userxattr")
+        linux.fsconfig_create(fd)
+        return linux.fsmount(fd)
+    except OSError as error:
+        raise StartError(f"cannot mount the overlay: {mounts.explain(fd) or error.strerror}") from error
+    finally:
+        os.close(fd)
+
+
+def _overlay_by_links(folder: str, place: str, rootfs: dict[str, Any]) -> None:
+    links = os.path.join(folder, "lowers")
+    os.makedirs(links, mode=0o700, exist_ok=True)
+    for name, path in [
+        ("u", rootfs["upper"]),
+        ("w", rootfs["work"]),
+        *((str(n), p) for n, p in enumerate(rootfs["lowers"])),
+    ]:
+        if not os.path.islink(os.path.join(links, name)):
+            os.symlink(path, os.path.join(links, name))
+    data = "lowerdir=" + ":".join(str(number) for number in range(len(rootfs["lowers"]))) + ",upperdir=u,workdir=w"
+    os.chdir(links)
+    try:
+        linux.mount("overlay", place, "overlay", 0, data + (",userxattr" if rootfs["userxattr"] else ""))
+    except OSError as error:
+        raise StartError(f"cannot mount the overlay: {error.strerror}") from error
+    finally:
+        os.chdir("/")

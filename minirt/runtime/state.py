@@ -1,0 +1,76 @@
+"""A container's state on disk, and the processes it names.
+
+A pid alone names nothing: the kernel hands it out again. A process is its pid, its start time (in clock ticks since
+boot, field 22 of /proc/PID/stat) and the boot it lived in. Every look or signal goes through a pidfd opened first and
+checked after, so that a recycled pid is never taken for ours. Files change atomically, by rename; there is no fsync,
+because a torn file reads as an absent one and run.json means nothing after a reboot. Sources: proc(5), pidfd_open(2).
+Taught in chapter 08.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import time
+from typing import Any
+
+
+def now() -> str:
+    """The time as docker writes it: RFC 3339, UTC, nanoseconds."""
+    seconds, nanoseconds = divmod(time.time_ns(), 10**9)
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{nanoseconds:09d}Z"
+
+
+def write_json(path: str, value: dict[str, Any]) -> None:
+    """Replace the file as one step."""
+    with open(path + ".new", "w", encoding="utf-8") as file:
+        json.dump(value, file, indent=1)
+    os.rename(path + ".new", path)
+
+
+def read_json(path: str) -> dict[str, Any] | None:
+    """The object in the file; None where there is no file or it was torn by a crash."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            value = json.load(file)
+    except (FileNotFoundError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def boot_id() -> str:
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return file.read().strip()
+
+
+def identify(pid: int | str) -> dict[str, int]:
+    """A living (or unreaped) process as `{"pid", "start_time"}`, in the numbers of the mounted /proc."""
+    with open(f"/proc/{pid}/stat", "rb") as file:
+        before, _, after = file.read().rpartition(b")")  # the name may hold spaces and parentheses
+    return {"pid": int(before.split()[0]), "start_time": int(after.split()[19])}
+
+
+def open_process(run: dict[str, Any], role: str) -> int | None:
+    """A pidfd for the process that run.json names `shim` or `init`; None where it is no more."""
+    process = run[role]
+    if run["boot_id"] != boot_id():
+        return None
+    try:
+        fd = os.pidfd_open(process["pid"])
+    except ProcessLookupError:
+        return None
+    try:
+        if identify(process["pid"]) == process and not ended(fd, 0):
+            return fd
+    except (FileNotFoundError, ProcessLookupError):
+        pass  # it ended between the two looks
+    os.close(fd)
+    return None
+
+
+def ended(pidfd: int, timeout: float | None) -> bool:
+    """Wait up to `timeout` seconds (None: for ever) for the process to end; whether it did."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(None if timeout is None else timeout * 1000))

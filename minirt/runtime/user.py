@@ -1,0 +1,75 @@
+"""Who the command runs as: the image's USER, looked up in the image's own /etc/passwd and /etc/group.
+
+`""`, `name`, `uid`, `name:group`, `uid:gid`. A name must be listed; a number need not be. Supplementary groups come
+from /etc/group, only where no group is given. Rules and messages are docker's (moby/sys `user.GetExecUser`); ids end at
+2^31-1 (CVE-2024-40635). The files are the image's: opened inside the rootfs, regular, bounded. Taught in chapter 07.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import Any
+
+from minirt.errors import StartError
+from minirt.runtime.mounts import Root
+
+MAX_ID = 2**31 - 1
+_MAX_FILE = 4 << 20  # bytes
+
+
+def resolve(root: Root, text: str) -> dict[str, Any]:
+    """The runtime-spec `user` object for `text`. Raises StartError in docker's words."""
+    name, _, group = text.partition(":")
+    uid = gid = 0
+    known = ""
+    for row in _rows(root, "/etc/passwd", 4):
+        if row[2].isdigit() and (name in (row[0], row[2]) or (not name and row[2] == "0")):
+            known, uid, gid = row[0], int(row[2]), int(row[3]) if row[3].isdigit() else 0
+            break
+    else:
+        uid = _number(name, "user", "passwd") if name else 0
+    groups: list[int] = []
+    rows = [row for row in _rows(root, "/etc/group", 3) if row[2].isdigit()]
+    if group:
+        listed = [int(row[2]) for row in rows if group in (row[0], row[2])]
+        gid = listed[0] if listed else _number(group, "group", "group")
+    elif known:
+        groups = [int(row[2]) for row in rows if len(row) > 3 and known in row[3].split(",")]
+    for number in (uid, gid, *groups):
+        _check(number)
+    return {"uid": uid, "gid": gid, "additionalGids": list(dict.fromkeys([gid, *groups])), "umask": 0o022}
+
+
+def home(root: Root, uid: int) -> str:
+    """The home folder that the image's passwd file gives this uid, else `/`."""
+    for row in _rows(root, "/etc/passwd", 6):
+        if row[2] == str(uid):
+            return row[5] or "/"
+    return "/"
+
+
+def _number(text: str, what: str, file: str) -> int:
+    if not text.removeprefix("-").isascii() or not text.removeprefix("-").isdigit():
+        raise StartError(f"unable to find {what} {text}: no matching entries in {file} file")
+    return _check(int(text[:20]))
+
+
+def _check(number: int) -> int:
+    if not 0 <= number <= MAX_ID:
+        raise StartError(f"uids and gids must be in range 0-{MAX_ID}")
+    return number
+
+
+def _rows(root: Root, path: str, fields: int) -> list[list[str]]:
+    """The file's lines, cut at colons, that have enough fields; none where the image has no such file."""
+    try:
+        fd = root.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    with os.fdopen(fd, "rb") as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise StartError(f"{path} of the image is not a regular file")
+        lines = file.read(_MAX_FILE).decode("utf-8", "surrogateescape").splitlines()
+    rows = [[field.strip() for field in line.split(":")] for line in lines]
+    return [row for row in rows if len(row) >= fields]
