@@ -159,15 +159,37 @@ def test_every_layer_is_unpacked_as_docker_unpacks_it(both: Both) -> None:
     assert len(theirs) == len(ours) == 5
     for their, our in zip(theirs, ours, strict=True):
         expected, found = _tree(Path(their)), _tree(our)
-        if our is not ours[0]:  # only the base lists "."; without that its time is that of the unpacking
-            del expected["."]["mtime"], found["."]["mtime"]
+        # docker makes and removes a folder of its own in the layer's top, so that the time there is the unpacking's.
+        del expected["."]["mtime"], found["."]["mtime"]
         assert sorted(expected.keys() ^ found.keys())[:20] == []
         different = [(path, expected[path], found[path]) for path in expected if expected[path] != found[path]]
         assert different[:5] == []
 
 
 # Lines that only one of the two prints, and why. A reason that explains nothing any more fails too.
-EXCUSES: dict[str, list[tuple[str, str]]] = {}
+PRIVILEGES = [(r"NoNewPrivs: [01]", "we always set no_new_privs; docker does so with --security-opt no-new-privileges")]
+EXCUSES: dict[str, list[tuple[str, str]]] = {
+    "status": PRIVILEGES,
+    "status of a user": PRIVILEGES,
+    "ls": [
+        (r"\S+ 1 root root 0 \.dockerenv", "docker's own marker file"),
+        (
+            r"d\S+ 1 root root \d+ (\.|\.\.|etc)",
+            "the size is the write layer's: docker puts its marker and mount points there",
+        ),
+    ],
+    "mounts": [
+        (
+            r"/sys/fs/cgroup tmpfs r[ow],.*",
+            "docker's config asks for read-only too, but its runc leaves this tmpfs writable",
+        ),
+        (
+            r"/(proc|sys)/\S+ tmpfs ro,relatime(,size=4k,nr_inodes=1)?",
+            "our masks hold nothing, and have a size that says so",
+        ),
+        (r"/proc/interrupts tmpfs rw,.*", "masked by newer docker, not yet by 20.10"),
+    ],
+}
 COMMANDS = {
     "env": ("IMAGE", "env"),
     "env of options": ("--env=GREETING=bye", "--env=MORE=1", "--workdir=/tmp", "IMAGE", "sh", "-c", "env; pwd"),
@@ -185,12 +207,7 @@ COMMANDS = {
         "/proc/self/status",
     ),
     "ls": ("IMAGE", "ls", "-la", "--time-style=+", "/", "/dev"),
-    "mounts": (
-        "IMAGE",
-        "sh",
-        "-c",
-        "while read -r _ target kind options _; do echo $target $kind $options; done </proc/mounts",
-    ),
+    "mounts": ("IMAGE", "sh", "-c", 'cut -d" " -f2-4 /proc/mounts | sort'),
     "limits": ("IMAGE", "cat", "/proc/self/limits"),
     "the image's command": ("IMAGE",),
     "streams and status": ("IMAGE", "sh", "-c", "echo out; echo err >&2; exit 3"),
@@ -203,7 +220,7 @@ COMMANDS = {
 def _lines(output: bytes) -> list[str]:
     """Lines with single blanks (ls and /proc pad), without what changes from run to run or with the store's path."""
     text = re.sub(r"^(d\S+) +\d+ (.*) (proc|sys)$", r"\1 N \2 \3", output.decode(), flags=re.MULTILINE)
-    text = re.sub(r"\b(lowerdir\+?|upperdir|workdir)=[^,\n]*", r"\1=…", text)
+    text = re.sub(r"^(/ overlay rw,relatime),.*", r"\1", text, flags=re.MULTILINE)
     return [" ".join(line.split()) for line in text.splitlines()]
 
 
@@ -216,7 +233,8 @@ def test_a_container_sees_what_it_sees_under_docker(both: Both, what: str) -> No
     excuses = EXCUSES.get(what, [])
     unexplained = [line for line in different if not any(re.fullmatch(pattern, line) for pattern, _ in excuses)]
     assert unexplained == [], f"docker: {their.stdout.decode()}\nminirt: {our.stdout.decode()}"
-    assert [pattern for pattern, _ in excuses if not any(re.fullmatch(pattern, line) for line in different)] == []
+    if what != "mounts":  # what there is to mask and to mount differs between machines
+        assert [pattern for pattern, _ in excuses if not any(re.fullmatch(pattern, line) for line in different)] == []
     kept = [[line for line in lines if line not in different] for lines in (expected, found)]
     assert kept[0] == kept[1]
 
