@@ -9,7 +9,6 @@ run left behind goes at the next start.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import signal
@@ -22,6 +21,7 @@ from pathlib import Path
 
 import pytest
 from peers import require
+from registries import docker_registry
 
 MEMORY = Path("/dev/shm")
 PREFIX = "minirt-dockerd-"
@@ -43,30 +43,10 @@ class Island:
     @contextlib.contextmanager
     def registry(self) -> Iterator[str]:
         """A docker-registry in the network namespace, its data on the same tmpfs. Yields host:port."""
-        folder = Path(tempfile.mkdtemp(prefix="registry-", dir=self.folder))
-        address = "127.0.0.1:5000"  # the namespace is ours alone, so is the port
-        settings = {
-            "version": "0.1",
-            "log": {"level": "error", "accesslog": {"disabled": True}},
-            "storage": {"filesystem": {"rootdirectory": str(folder / "data")}},
-            "http": {"addr": address},
-        }
-        (folder / "config.yml").write_text(json.dumps(settings))
-        with open(folder / "log", "wb") as log:
-            server = subprocess.Popen(
-                self.inside(*_dying_with_us("docker-registry", "serve", str(folder / "config.yml"))),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
-        try:
-            probe = self.inside("bash", "-c", f"exec 3<>/dev/tcp/{address.replace(':', '/')}")
-            _until(lambda: subprocess.run(probe, capture_output=True).returncode == 0, server, folder / "log")
-            yield address
-        finally:
-            server.terminate()
-            server.wait()
-            shutil.rmtree(folder)
+        with docker_registry(
+            Path(tempfile.mkdtemp(prefix="registry-", dir=self.folder)), within=self.inside()
+        ) as server:
+            yield server.domain
 
 
 class Dockerd(Island):

@@ -24,7 +24,7 @@ import struct
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -433,8 +433,11 @@ class RealRegistry:
 
 
 @contextmanager
-def docker_registry(tmp_path: Path, auth: str = "none") -> Iterator[RealRegistry]:
-    """Debian's `docker-registry` (distribution 2.8). With "token", tokens are JWTs of a service in this process."""
+def docker_registry(tmp_path: Path, auth: str = "none", within: Sequence[str] = ()) -> Iterator[RealRegistry]:
+    """Debian's `docker-registry` (distribution 2.8). With "token", tokens are JWTs of a service in this process.
+
+    `within`: words that start a command somewhere else (`nsenter --net=…`).
+    """
     program = require("docker-registry")
     root = tmp_path / f"docker-registry-{auth}"
     root.mkdir()
@@ -463,7 +466,7 @@ def docker_registry(tmp_path: Path, auth: str = "none") -> Iterator[RealRegistry
     log = root / "log"
     with log.open("wb") as stream:
         process = subprocess.Popen(
-            [program, "serve", str(root / "config.yml")],
+            [*within, program, "serve", str(root / "config.yml")],
             stdin=subprocess.DEVNULL,
             stdout=stream,
             stderr=stream,
