@@ -65,7 +65,7 @@ class Picture:
 class Chapter:
     """One chapter at work. `text` is its catalogue, `root` its store, `here` its box on the map."""
 
-    SLOW = 150_000  # bytes a second of the throttled hub
+    SLOW = 250_000  # bytes a second of the throttled hub
 
     def __init__(self, number: str, lang: str) -> None:
         self.number, self.text, self.root = number, Strings(lang), course() / number

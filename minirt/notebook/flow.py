@@ -22,13 +22,13 @@ _PLACES = {
 _WIDE, _HIGH = 156, 78
 # arrow: its line, the point and direction of its head, where its label stands and how it is anchored
 _ARROWS = {
-    "request": ("M170 73H244", (250, 73, 0), (210, 64, "middle")),
-    "look-up": ("M408 73H482", (488, 73, 0), (448, 64, "middle")),
-    "ask": ("M646 73H720", (726, 73, 0), (686, 64, "middle")),
-    "keep": ("M806 112V235H654", (648, 235, 180), (798, 176, "end")),
-    "yes": ("M568 112V188", (568, 194, 90), (576, 158, "start")),
-    "files": ("M490 235H416", (410, 235, 180), (449, 226, "middle")),
-    "create": ("M330 112V188", (330, 194, 90), (338, 158, "start")),
+    "request": ("M170 73H236", (244, 73, 0), (207, 64, "middle")),
+    "look-up": ("M408 73H474", (482, 73, 0), (445, 64, "middle")),
+    "ask": ("M652 73H714", (722, 73, 0), (684, 64, "middle")),
+    "keep": ("M806 112V235H660", (652, 235, 180), (798, 176, "end")),
+    "yes": ("M568 118V180", (568, 188, 90), (576, 158, "start")),
+    "files": ("M490 235H422", (414, 235, 180), (452, 226, "middle")),
+    "create": ("M330 112V180", (330, 188, 90), (338, 158, "start")),
 }
 _FILLS = {"now": "#0b5cad", "done": "#1b6e3c", "failed": "#a8321f"}
 _SIGNS = {"now": "\u25b6", "done": "\u2713", "failed": "\u2717", "skipped": "\u2013", "idle": "", "later": ""}
@@ -47,11 +47,13 @@ class Flow:
     error: str = ""
 
     def step(self, number: int) -> str:
-        """done, failed, skipped or idle."""
+        """done, now, failed, skipped or idle."""
         if number in self.reached:
-            failed = number == max(self.reached) and self.error
-            return "failed" if failed else "done"
-        return "skipped" if number == 3 and self.box["registry"] == "skipped" else "idle"
+            return "done"
+        if number == 3 and self.box["registry"] == "skipped":
+            return "skipped"
+        begun = {3: "ask", 4: "create"}.get(number, "request") in self.walked
+        return ("failed" if self.error else "now") if begun else "idle"
 
 
 def fold(events: Sequence[Event], started: float | None, text: Strings, error: str = "") -> Flow:
@@ -62,7 +64,7 @@ def fold(events: Sequence[Event], started: float | None, text: Strings, error: s
     flow.box["client"], flow.note["client"] = "done", text("flow.note.sent")
     for event in events:
         _take(flow, event, text)
-        for number, arrow in ((1, "request"), (2, "look-up"), (3, "ask"), (4, "create")):
+        for number, arrow in enumerate(("request", "look-up", "keep", "files"), 1):
             if arrow in flow.walked:
                 flow.reached.setdefault(number, max(0.0, event.at - started))
     if error:

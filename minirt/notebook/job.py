@@ -28,7 +28,7 @@ class Command:
     @classmethod
     def parse(cls, words: str) -> Command:
         """Raises InvalidInput for anything a panel cannot do."""
-        verb, *rest = shlex.split(words)
+        verb, *rest = shlex.split(words) or [""]
         if verb not in ("run", "pull") or not rest or (verb == "pull" and len(rest) > 1):
             raise InvalidInput(f"a panel can run an image or pull one, not {words!r}")
         return cls(verb, rest[0], tuple(rest[1:]))
