@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -363,6 +364,30 @@ def test_many_processes_make_each_image_once(tmp_path: Path) -> None:
 
 
 @linux
+def test_one_makes_while_others_wait(tmp_path: Path) -> None:
+    """Each `Layout` takes the lock file for itself, as each process does. No name is lost from the index."""
+    made: list[str] = []
+
+    def ask(number: int) -> None:
+        name = f"image:{number % 2}"
+
+        def make(kept: Layout) -> Descriptor:
+            made.append(name)
+            time.sleep(0.15)
+            return kept.add(name.encode(), "text/plain")
+
+        assert Layout(tmp_path).image(name, make).digest == Digest.of(name.encode())
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(made) == ["image:0", "image:1"]
+    assert len(json.loads((tmp_path / "index.json").read_bytes())["manifests"]) == 2
+
+
+@linux
 def test_a_killed_maker_leaves_nothing_that_hurts(tmp_path: Path) -> None:
     folder = tmp_path / "hub"
     for moment in range(4):
@@ -391,9 +416,10 @@ def shorten(folder: Path) -> None:
 
 
 def age(folder: Path) -> None:
-    text = (folder / "index.json").read_text()
-    wrong = json.loads(text)
-    wrong["manifests"][0] |= {"digest": "sha256:" + "0" * 64}
+    """What an older minirt may have left: whole, under the same name, but not what is made today."""
+    wrong = json.loads((folder / "index.json").read_text())
+    older = json.loads((folder / "blobs/sha256" / wrong["manifests"][0]["digest"][7:]).read_bytes())["manifests"][0]
+    wrong["manifests"][0] |= {key: older[key] for key in ("mediaType", "digest", "size")}
     wrong["manifests"][0]["annotations"]["io.minirt.hub.recipe"] = "0"
     (folder / "index.json").write_text(json.dumps(wrong))
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -258,6 +260,12 @@ def test_a_body_does_not_pass_for_the_next_request(hub: Hub) -> None:
             assert got.count(b"HTTP/1.1 ") == 1 and b"repositories" not in got
 
 
+def test_head_sends_no_body(hub: Hub) -> None:
+    for path in (b"/v2/", b"/v2/nothing/tags/list", b"/v2/hello-world/manifests/latest"):
+        got = talk(hub, b"HEAD " + path + b" HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        assert got.endswith(b"\r\n\r\n") and got.count(b"\r\n\r\n") == 1
+
+
 def test_one_connection_serves_many_requests(hub: Hub) -> None:
     connection = connect(hub)
     sockets = set()
@@ -375,9 +383,10 @@ def test_skopeo_copies_and_inspects(hub: Hub, tmp_path: Path) -> None:
     assert json.loads(done.stdout)["RepoTags"] == ["1.0", "2.0"]
 
 
-def test_podman_pulls(hub: Hub, tmp_path: Path) -> None:
+def test_podman_pulls(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     short = tempfile.TemporaryDirectory(prefix="hub-")  # podman wants its runroot within 50 characters
-    podman = [require("podman"), "--root", str(tmp_path / "root"), "--runroot", short.name]
+    podman = [require("podman"), "--root", str(tmp_path / "root"), "--runroot", f"{short.name}/run"]
+    monkeypatch.setenv("XDG_RUNTIME_DIR", short.name)
     podman += ["--storage-driver", "vfs", "--events-backend", "none"]
     host = hub.url.removeprefix("http://")
     try:
@@ -394,6 +403,8 @@ def test_podman_pulls(hub: Hub, tmp_path: Path) -> None:
         assert subprocess.run(other, capture_output=True).returncode == 0
     finally:
         subprocess.run([*podman, "rmi", "-a", "-f"], capture_output=True)
+        for pause in Path(short.name).rglob("pause.pid"):  # a plain user's podman leaves a process behind
+            os.kill(int(pause.read_text()), signal.SIGKILL)
         short.cleanup()
 
 

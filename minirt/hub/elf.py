@@ -59,12 +59,12 @@ def _arm64(message: bytes) -> bytes:
     def mov(register: int, value: int) -> int:  # MOVZ Xd, #imm16
         return 0xD2800000 | value << 5 | register
 
-    def adr_x1(distance: int) -> int:  # ADR X1: this instruction's address + distance, low two bits apart
-        return 0x10000001 | (distance & 3) << 29 | (distance >> 2) << 5
+    def adr_x1(words: int) -> int:  # ADR X1: the address of the instruction so many words further on
+        return 0x10000001 | words << 5
 
     svc = 0xD4000001
     after = [mov(2, len(message)), mov(8, 64), svc, mov(0, 0), mov(8, 93), svc]  # 64: write, 93: exit
-    words = [mov(0, _STDOUT), adr_x1(4 + 4 * len(after)), *after]
+    words = [mov(0, _STDOUT), adr_x1(1 + len(after)), *after]
     return struct.pack(f"<{len(words)}I", *words)
 
 
