@@ -1,0 +1,71 @@
+"""Plain users for tests that root runs: made, with or without subordinate ids, and removed again whatever happens."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from peers import require
+
+_HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class User:
+    """`home` belongs to the user and holds a copy of the package and of bundles.py."""
+
+    name: str
+    uid: int
+    gid: int
+    home: Path
+
+    def run(self, argv: list[str], timeout: float = 60, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run a program as this user, at home, with nothing of our environment but PATH."""
+        env = {"HOME": str(self.home), "PATH": os.environ["PATH"], "PYTHONPATH": str(self.home), "USER": self.name}
+        result = subprocess.run(
+            argv, user=self.uid, group=self.gid, extra_groups=[], env=env, cwd=self.home,
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout,
+        )  # fmt: skip
+        assert not check or result.returncode == 0, result.stdout + result.stderr
+        return result
+
+    def python(self, script: str) -> str:
+        """What this Python prints for `script` as this user."""
+        return self.run([sys.executable, "-B", "-c", script]).stdout
+
+
+@contextlib.contextmanager
+def plain_user(subuids: bool) -> Iterator[User]:
+    """A new user. Needs root, useradd, and an interpreter that others may read."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can make users")
+    if subuids:
+        require("newuidmap")
+    name = f"mrt{os.getpid() % 10**6}{'s' if subuids else 'n'}"
+    home = Path(tempfile.mkdtemp(prefix="minirt-user-"))
+    # --system: no subordinate ids of its own accord
+    subprocess.run([require("useradd"), "--system", "--home-dir", home, "--shell", "/bin/sh", name], check=True)
+    try:
+        if subuids:
+            words = ["--add-subuids", "3000000-3065535", "--add-subgids", "3000000-3065535", name]
+            subprocess.run([require("usermod"), *words], check=True)
+        entry = pwd.getpwnam(name)
+        shutil.copytree(_HERE.parent / "minirt", home / "minirt", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(_HERE / "bundles.py", home)
+        subprocess.run(["chown", "-R", f"{entry.pw_uid}:{entry.pw_gid}", home], check=True)
+        user = User(name, entry.pw_uid, entry.pw_gid, home)
+        if user.run([sys.executable, "-c", ""], check=False).returncode:
+            pytest.skip(f"other users cannot run {sys.executable}")
+        yield user
+    finally:
+        subprocess.run([require("userdel"), "--force", name], check=False, capture_output=True)
+        shutil.rmtree(home, ignore_errors=True)
