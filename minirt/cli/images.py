@@ -59,7 +59,7 @@ def images(console: Console, values: Values, arguments: list[str]) -> None:
     found = console.client.images(all=values["all"], filters=filters or None)
     rows = (row for image in found for row in _image_rows(image, values["no-trunc"], digests))
     columns = ["Repository", "Tag", *["Digest"] * values["digests"], "ID", "CreatedSince", "Size"]
-    table.show(console, rows, table.of(columns), template, ID="IMAGE ID", CreatedSince="CREATED")
+    table.show(console, rows, table.of(columns), template, ID="IMAGE ID", CreatedSince="CREATED", VirtualSize="SIZE")
 
 
 def _image_rows(image: dict[str, Any], whole: bool, digests: bool) -> Iterator[dict[str, str]]:

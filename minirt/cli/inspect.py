@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -47,12 +46,12 @@ def inspect(console: Console, values: Values, arguments: list[str]) -> int:
 
 def _find(console: Console, name: str, kind: str | None) -> dict[str, Any]:
     """The container of that name, else the image. Raises NotFound."""
-    looks: dict[str, Callable[[str], dict[str, Any]]] = {
-        "container": console.client.inspect_container,
-        "image": console.client.inspect_image,
-    }
-    for look in [looks[kind]] if kind else looks.values():
+    if kind == "image":
+        return console.client.inspect_image(name)
+    if kind == "container":
+        return console.client.inspect_container(name)
+    for look in console.client.inspect_container, console.client.inspect_image:
         # What cannot be a name of that kind is not the name of one.
         with suppress(NotFound, InvalidInput):
             return look(name)
-    raise NotFound(f"No such {kind or 'object'}: {name}")
+    raise NotFound(f"No such object: {name}")

@@ -10,7 +10,8 @@ import os
 import signal
 import sys
 from contextlib import suppress
-from types import FrameType
+from queue import SimpleQueue
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from minirt.cli.console import Console
@@ -185,37 +186,37 @@ def _open(descriptor: int) -> int | None:
 
 
 class _SignalProxy:
-    """Sends the signals we get to the container, those that come before it runs as soon as it does."""
+    """Sends the signals we get to the container, those that come before it runs as soon as it does.
+
+    A handler interrupts any line of ours, an import too, so it only notes the signal; a thread sends it.
+    """
 
     def __init__(self, console: Console, container: str) -> None:
         self._client: Client = console.client
         self._console = console
         self._container = container
-        self._early: list[int] | None = []
-        self._interrupts = 0
+        self._caught: SimpleQueue[int | None] = SimpleQueue()
         self._previous = {}
         for number in (getattr(signal, name) for name in _FORWARDED):
             if signal.getsignal(number) is not signal.SIG_IGN:  # nohup's wish stands
-                self._previous[number] = signal.signal(number, self._caught)
-
-    def _caught(self, number: int, _frame: FrameType | None) -> None:
-        if self._early is not None:
-            self._early.append(number)
-            return
-        self._interrupts += number == signal.SIGINT
-        if self._interrupts == _PATIENCE:
-            self._console.warn("minirt: interrupted three times: killing the container")
-            number = signal.SIGKILL
-        with suppress(MinirtError):  # it has just exited
-            self._client.kill(self._container, number)
+                self._previous[number] = signal.signal(number, lambda number, _frame: self._caught.put(number))
 
     def started(self) -> None:
-        """The container runs: from now on signals go straight to it."""
-        early, self._early = self._early or [], None
-        for number in early:
-            self._caught(number, None)
+        """The container runs: send what was and will be caught."""
+        Thread(target=self._send, daemon=True).start()
+
+    def _send(self) -> None:
+        interrupts = 0
+        for number in iter(self._caught.get, None):
+            interrupts += number == signal.SIGINT
+            if interrupts == _PATIENCE:
+                self._console.warn("minirt: interrupted three times: killing the container")
+                number = signal.SIGKILL
+            with suppress(MinirtError):  # it has just exited
+                self._client.kill(self._container, number)
 
     def close(self) -> None:
         """Signals are ours again."""
+        self._caught.put(None)
         for number, handler in self._previous.items():
             signal.signal(number, handler)
