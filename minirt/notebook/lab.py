@@ -88,7 +88,7 @@ def _lab(folder: Path, first: Path, port: int | None, no_browser: bool) -> int:
         f"--LabApp.default_url=/lab/tree/{first.relative_to(folder).as_posix()}",
         "--FileContentsManager.pre_save_hook=minirt.notebook.normal.pre_save",
         "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
-        "--LabApp.news_url=",
+        "--LabApp.news_url=None",
     ]
     words += [f"--ServerApp.port={port}"] if port else []
     words += ["--no-browser"] if no_browser else []

@@ -102,7 +102,7 @@ def story(presses: Sequence[Press], text: Strings) -> str:
         parts.append(f"<table><caption>{esc(text('panel.layers'))}</caption>{rows}</table>")
     if press.output:
         label = esc(text("panel.output"))
-        parts.append(f'<pre tabindex="0" role="region" aria-label="{label}">{esc(press.output)}</pre>')
+        parts.append(f'<pre tabindex="0" role="group" aria-label="{label}">{esc(press.output)}</pre>')
     if press.ended:
         heads = "".join(
             f'<th scope="col">{esc(text(f"panel.{k}"))}</th>' for k in ("press", "command", "time", "asked")
