@@ -49,7 +49,7 @@ class Reference:
         domain, remainder = _split_domain(text)
         whole = f"{domain}/{remainder}"
         match = _REFERENCE.fullmatch(whole)
-        if not match:
+        if not match or not re.fullmatch(_DOMAIN, domain, re.ASCII):
             raise InvalidInput(f"invalid reference format: {_why(text, remainder)}")
         name, tag, digest = match.groups()
         if len(name) > MAX_NAME:

@@ -35,6 +35,7 @@ class Limits:
     bytes_out: int = 256 << 30
     ratio: int = 500  # plain to compressed, once past a gigabyte
     file_size: int = 64 << 30  # apparent size of one file, holes counted
+    depth: int = 256  # directories above one file
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,8 @@ class Applier:
 
     def _apply(self, entry: tar.Entry, reader: tar.Reader) -> None:
         path = clean(entry.name)
+        if path.count(b"/") > self._limits.depth:
+            raise UnpackError(f"entry {_shown(entry.name)} lies deeper than {self._limits.depth} directories")
         above, _, name = path.rpartition(b"/")
         if name.startswith(WHITEOUT):
             self._whiteout(above, name)

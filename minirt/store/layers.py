@@ -12,6 +12,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -95,33 +96,32 @@ class Layers:
 def work(job: dict[str, Any], ids: IdMapping | None, feed: Iterable[bytes] = ()) -> dict[str, Any]:
     """Run one job in a worker process, feeding its stdin; returns its answer. Raises what the worker reports."""
     words = job | {"ids": (ids or IdMapping()).to_json()}
-    process = subprocess.Popen(
-        child.command("minirt.store.worker", json.dumps(words)),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,  # a Ctrl-C is for us; the worker sees its input end
-        cwd="/" if os.name == "posix" else None,
-    )
-    assert process.stdin and process.stdout and process.stderr
-    try:
-        _feed(process.stdin.fileno(), feed)
-    finally:
-        process.stdin.close()
-        answers = process.stdout.read().splitlines()
-        trouble = process.stderr.read().decode(errors="replace")
-        process.stdout.close()
-        process.stderr.close()
-        process.wait()
+    with tempfile.TemporaryFile() as trouble:
+        process = subprocess.Popen(
+            child.command("minirt.store.worker", json.dumps(words)),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=trouble,
+            start_new_session=True,  # a Ctrl-C is for us; the worker sees its input end
+            cwd="/" if os.name == "posix" else None,
+        )
+        assert process.stdin and process.stdout
+        try:
+            _feed(process.stdin.fileno(), feed)
+        finally:
+            process.stdin.close()
+            answers = process.stdout.read().splitlines()
+            process.stdout.close()
+            process.wait()
+        trouble.seek(0)
+        why = trouble.read().decode(errors="replace").strip().splitlines()[-1:]
     last: dict[str, Any] = json.loads(answers[-1]) if answers else {}
     if "done" in last:
         done: dict[str, Any] = last["done"]
         return done
     if "error" in last:
         raise getattr(errors, last["error"])(last["text"])
-    raise errors.StoreError(
-        f"the unpack worker died ({process.returncode}): {trouble.strip().splitlines()[-1:] or 'killed'}"
-    )
+    raise errors.StoreError(f"the unpack worker died (status {process.returncode}): {''.join(why) or 'it was killed'}")
 
 
 def _feed(pipe: int, feed: Iterable[bytes]) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from minirt.store.files import locked, write_atomic
 from minirt.store.layers import Layers, work
 from minirt.store.layout import Layout
 from minirt.store.names import Named, Names
+from minirt.store.tree import remove
 from minirt.userns import IdMapping, detect
 
 VERSION = "1"
@@ -254,7 +254,7 @@ class Store:
         if ids is not None and ids.rootless:
             work({"action": "remove", "paths": [str(folder)]}, ids)
         else:
-            shutil.rmtree(folder)
+            remove(str(folder))
 
 
 def _media_type(content: bytes) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 from collections.abc import Iterator
 
 from minirt import linux
@@ -18,6 +19,7 @@ _DIRECTORY = getattr(os, "O_PATH", 0) | getattr(os, "O_DIRECTORY", 0) | getattr(
 _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _BENEATH = linux.RESOLVE_BENEATH | linux.RESOLVE_NO_SYMLINKS | linux.RESOLVE_NO_MAGICLINKS
 _KEPT_OPEN = 64
+_DEPTH = 100  # levels a removal goes down before it moves the rest up
 
 
 class Tree:
@@ -54,13 +56,25 @@ class Tree:
         except FileNotFoundError:
             if not create:
                 raise
-            above, _, name = path.rpartition(b"/")
-            os.mkdir(name, 0o755, dir_fd=self.directory(above, create=True))
+            self._make(path)
             fd = self._resolve(path)
         if len(self._open) >= _KEPT_OPEN:
             self.forget()
         self._open[path] = fd
         return fd
+
+    def _make(self, path: bytes) -> None:
+        """mkdir -p, each step from the descriptor of the one above."""
+        here = os.dup(self.root)
+        try:
+            for component in path.split(b"/"):
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(component, 0o755, dir_fd=here)
+                below = os.open(component, _DIRECTORY | _NOFOLLOW, dir_fd=here)
+                os.close(here)
+                here = below
+        finally:
+            os.close(here)
 
     def _resolve(self, path: bytes) -> int:
         if self._has_openat2:
@@ -83,7 +97,7 @@ class Tree:
 def remove(name: bytes | str, dir_fd: int | None = None) -> None:
     """Remove `name` and all below it without following links, restoring our own access where modes deny it.
 
-    A missing name is fine. Depth is bounded by an explicit stack, not by recursion.
+    A missing name is fine. However deep the tree, few descriptors are open: what lies too deep is moved up first.
     """
     try:
         os.unlink(name, dir_fd=dir_fd)
@@ -93,36 +107,40 @@ def remove(name: bytes | str, dir_fd: int | None = None) -> None:
     except OSError as error:
         if error.errno not in (errno.EISDIR, errno.EPERM):
             raise
-    stack: list[tuple[int, bytes | str]] = []  # (descriptor of the parent, name in it) of directories being emptied
-    here = os.open(".", _DIRECTORY) if dir_fd is None else os.dup(dir_fd)
-    pending: list[list[bytes]] = []
+    base = _open_to_empty(name, dir_fd)
     try:
-        fd = _open_to_empty(name, here)
-        stack.append((here, name))
-        here = fd
-        pending.append(_names(here))
-        while pending:
-            if pending[-1]:
-                child = pending[-1].pop()
-                try:
-                    os.unlink(child, dir_fd=here)
-                except IsADirectoryError:
-                    fd = _open_to_empty(child, here)
-                    stack.append((here, child))
-                    here = fd
-                    pending.append(_names(here))
-                continue
-            pending.pop()
-            os.close(here)
-            here, child_name = stack.pop()
-            os.rmdir(child_name, dir_fd=here)
+        deep = [b"."]
+        while deep:
+            top = deep.pop()
+            _empty(base, top, base, deep, _DEPTH)
+            if top != b".":
+                os.rmdir(top, dir_fd=base)
     finally:
-        os.close(here)
-        for fd, _ in stack:
-            os.close(fd)
+        os.close(base)
+    os.rmdir(name, dir_fd=dir_fd)
 
 
-def _open_to_empty(name: bytes | str, dir_fd: int) -> int:
+def _empty(parent: int, name: bytes, base: int, deep: list[bytes], depth: int) -> None:
+    fd = _open_to_empty(name, parent)
+    try:
+        for child in _names(fd):
+            try:
+                os.unlink(child, dir_fd=fd)
+                continue
+            except IsADirectoryError:
+                pass
+            if depth:
+                _empty(fd, child, base, deep, depth - 1)
+                os.rmdir(child, dir_fd=fd)
+            else:
+                aside = b".removing-%d-%d" % (os.fstat(fd).st_ino, len(deep))
+                os.rename(child, aside, src_dir_fd=fd, dst_dir_fd=base)
+                deep.append(aside)
+    finally:
+        os.close(fd)
+
+
+def _open_to_empty(name: bytes | str, dir_fd: int | None) -> int:
     flags = os.O_RDONLY | os.O_DIRECTORY | _NOFOLLOW | os.O_CLOEXEC
     try:
         fd = os.open(name, flags, dir_fd=dir_fd)
@@ -139,13 +157,22 @@ def _names(fd: int) -> list[bytes]:
 
 
 def walk(root: str | os.PathLike[str]) -> Iterator[os.stat_result]:
-    """The lstat of every entry below `root`, links not followed; what vanishes meanwhile is passed over."""
-
-    def gone(error: OSError) -> None:
-        if error.errno != errno.ENOENT:
-            raise error
-
-    for _, folders, files, fd in os.fwalk(root, onerror=gone):
-        for name in (*folders, *files):
+    """The lstat of every entry below `root`, links not followed, to a depth of 500; what vanishes is passed over."""
+    here = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    stack = [(here, _names(here))]
+    try:
+        while stack:
+            fd, names = stack[-1]
+            if not names:
+                os.close(stack.pop()[0])
+                continue
+            name = names.pop()
             with contextlib.suppress(FileNotFoundError):
-                yield os.stat(name, dir_fd=fd, follow_symlinks=False)
+                status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+                if stat.S_ISDIR(status.st_mode) and len(stack) < 500:
+                    below = os.open(name, os.O_RDONLY | os.O_DIRECTORY | _NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+                    stack.append((below, _names(below)))
+                yield status
+    finally:
+        for fd, _ in stack:
+            os.close(fd)

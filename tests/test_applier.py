@@ -1,0 +1,345 @@
+"""Unpacking: what honest layers become on disk, and every way a hostile one tries to get out of its folder.
+
+Each archive goes through the real worker process, as whoever runs the tests. A canary outside the layer must never change.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tars import BLOCK, CHAR, DIR, FIFO, HARDLINK, SYMLINK, archive, chunks, entry, pax
+
+from minirt.errors import MinirtError, UnpackError
+from minirt.image.descriptor import OCI_LAYER, Descriptor
+from minirt.image.digest import Digest
+from minirt.store.applier import clean
+from minirt.store.layers import Layers
+from minirt.store.store import Store
+from minirt.userns import IdMapping
+
+ROOT = os.geteuid() == 0
+OPAQUE = ("trusted" if ROOT else "user") + ".overlay.opaque"
+
+
+class Lab:
+    """A store with a canary beside it; `unpack` gives the layer's folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.store = Store(root / "store")
+        self.layers: Layers = self.store.layers
+        self.canary = root / "canary"
+        self.canary.write_text("alive")
+        self._before = self.canary.stat()
+
+    def unpack(self, *entries: bytes, raw: bytes | None = None) -> Path:
+        content = archive(*entries) if raw is None else raw
+        diff_id = Digest.of(content)
+        blob = gzip.compress(content, mtime=0)
+        layer = Descriptor(OCI_LAYER + "+gzip", Digest.of(blob), len(blob))
+        self.layers.fetch(layer, diff_id, lambda offset: chunks(blob[offset:], 1000))
+        return self.layers.path(diff_id)
+
+    def notes(self, path: Path) -> str:
+        return str(self.layers.facts(Digest(f"sha256:{path.name}"))["notes"])
+
+    def unharmed(self) -> None:
+        now = self.canary.stat()
+        assert self.canary.read_text() == "alive"
+        assert (now.st_mode, now.st_uid, now.st_mtime_ns, now.st_nlink) == (
+            self._before.st_mode, self._before.st_uid, self._before.st_mtime_ns, self._before.st_nlink,
+        )  # fmt: skip
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[Lab]:
+    made = Lab(tmp_path)
+    if made.store.ids is None:
+        pytest.skip("user namespaces are refused here: layers stay packed")
+    yield made
+    made.unharmed()
+    # Trees of mapped owners are removed by who may.
+    made.store.remove_folder(made.layers.folder, made.store.ids)
+
+
+def owner(lab: Lab, uid: int) -> int:
+    """What a layer's `uid` is on the host."""
+    for inside, outside, count in (lab.store.ids or IdMapping()).uids:
+        if inside <= uid < inside + count:
+            return outside + uid - inside
+    return uid if ROOT else os.geteuid()
+
+
+def test_every_kind_of_entry(lab: Lab) -> None:
+    layer = lab.unpack(
+        entry("./", DIR, mode=0o751, mtime=5),
+        entry("d/", DIR, mode=0o1777, mtime=7, uid=3, gid=4),
+        entry("d/f", content=b"hi", mode=0o4755, uid=1, gid=2, mtime=123),
+        entry("d/h", HARDLINK, linkname="d/f"),
+        entry("d/s", SYMLINK, linkname="/etc/passwd", mtime=9, uid=5),
+        entry("p", FIFO, mode=0o600, mtime=8),
+        entry("implied/by/x", content=b"x"),
+    )
+    d, f = layer / "d", (layer / "d" / "f").lstat()
+    assert stat.S_IMODE(layer.stat().st_mode) == 0o751 and layer.stat().st_mtime == 5
+    assert stat.S_IMODE(d.stat().st_mode) == 0o1777 and d.stat().st_mtime == 7
+    assert (d / "f").read_bytes() == b"hi" and stat.S_IMODE(f.st_mode) == 0o4755 and f.st_mtime == 123
+    assert (d / "h").lstat().st_ino == f.st_ino
+    assert os.readlink(d / "s") == "/etc/passwd" and (d / "s").lstat().st_mtime == 9
+    assert stat.S_ISFIFO((layer / "p").lstat().st_mode)
+    assert stat.S_IMODE((layer / "implied").stat().st_mode) == 0o755
+    single = lab.store.ids is not None and lab.store.ids.single
+    if not single:
+        assert (
+            f.st_uid == owner(lab, 1) and d.stat().st_uid == owner(lab, 3) and (d / "s").lstat().st_uid == owner(lab, 5)
+        )
+    assert single == ("only one user id" in lab.notes(layer))
+
+
+def test_names_are_bytes(lab: Lab) -> None:
+    layer = lab.unpack(pax({"path": b"\xff\xfe\n"}) + entry("x", content=b"1"))
+    assert os.listdir(os.fsencode(layer)) == [b"\xff\xfe\n"]
+
+
+def test_later_entries_replace_earlier_ones_of_any_kind(lab: Lab) -> None:
+    layer = lab.unpack(
+        entry("a", DIR), entry("a/b", DIR), entry("a/b/c", content=b"1"), entry("a", SYMLINK, linkname="/tmp"),
+        entry("s", SYMLINK, linkname="/"), entry("s", DIR), entry("s/in", content=b"2"),
+        entry("f", content=b"3"), entry("f", DIR), entry("g", content=b"4"), entry("g", content=b"5"),
+        entry("h", content=b"6"), entry("i", content=b"7"), entry("h", HARDLINK, linkname="i"),
+        entry("deep/er/x", content=b"8"), entry("deep", content=b"9"), entry("deep", DIR), entry("deep/er", content=b"10"),
+    )  # fmt: skip
+    assert os.readlink(layer / "a") == "/tmp"
+    assert (layer / "s").is_dir() and not (layer / "s").is_symlink() and (layer / "s" / "in").read_bytes() == b"2"
+    assert (layer / "f").is_dir() and (layer / "g").read_bytes() == b"5" and (layer / "h").read_bytes() == b"7"
+    assert (layer / "deep" / "er").read_bytes() == b"10"
+
+
+def whiteout(path: Path) -> bool:
+    status = path.lstat()
+    return stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
+
+
+def opaque(path: Path) -> bool:
+    return OPAQUE in os.listxattr(path) and os.getxattr(path, OPAQUE) == b"y"
+
+
+def test_whiteouts_take_overlay_form_and_hide_lower_layers_only(lab: Lab) -> None:
+    layer = lab.unpack(
+        entry("d", DIR), entry("d/.wh.gone", content=b""), entry("new/.wh.x"),
+        entry("o", DIR), entry("o/.wh..wh..opq"), entry("o/kept", content=b"1"),
+        entry("here", content=b"2"), entry(".wh.here"),
+        entry(".wh.again"), entry("again", content=b"3"),
+        entry(".wh.fresh"), entry("fresh", DIR), entry("fresh/f", content=b"4"),
+        entry("first", DIR), entry("first/f", content=b"5"), entry(".wh.first"),
+        entry(".wh..wh.plnk", DIR),
+    )  # fmt: skip
+    assert whiteout(layer / "d" / "gone") and whiteout(layer / "new" / "x")
+    assert opaque(layer / "o") and (layer / "o" / "kept").read_bytes() == b"1"
+    assert (layer / "here").read_bytes() == b"2" and (layer / "again").read_bytes() == b"3"
+    assert opaque(layer / "fresh") and opaque(layer / "first") and (layer / "first" / "f").read_bytes() == b"5"
+    assert not opaque(layer / "d") and "AUFS" in lab.notes(layer)
+
+
+def test_a_root_level_opaque_marks_the_layer_itself(lab: Lab) -> None:
+    assert opaque(lab.unpack(entry(".wh..wh..opq"), entry("x", content=b"1")))
+
+
+def test_xattrs_are_kept_or_left_out_by_policy(lab: Lab) -> None:
+    capability = bytes.fromhex("0100000200040000000000000000000000000000")
+    records = {
+        "SCHILY.xattr.security.capability": capability,
+        "SCHILY.xattr.trusted.overlay.opaque": b"y",
+        "SCHILY.xattr.user.overlay.opaque": b"y",
+        "SCHILY.xattr.user.mine": b"\0\xff",
+    }
+    layer = lab.unpack(pax(records) + entry("f", content=b"1"), pax(records) + entry("d", DIR))
+    assert os.getxattr(layer / "f", "security.capability")[4:8] == capability[4:8]
+    for path in (layer / "f", layer / "d"):
+        assert not [key for key in os.listxattr(path) if "overlay" in key]
+    assert "trusted.overlay.opaque" in lab.notes(layer)
+    if "user.mine left out" not in lab.notes(layer):  # tmpfs has no user xattrs before Linux 6.6
+        assert os.getxattr(layer / "f", "user.mine") == b"\0\xff"
+
+
+def test_devices_are_made_by_root_and_left_out_by_others(lab: Lab) -> None:
+    layer = lab.unpack(entry("n", CHAR, devmajor=1, devminor=3), entry("b", BLOCK, devmajor=7, devminor=0), entry("x"))
+    if ROOT:
+        assert (layer / "n").lstat().st_rdev == os.makedev(1, 3) and stat.S_ISBLK((layer / "b").lstat().st_mode)
+    else:
+        assert sorted(os.listdir(layer)) == ["x"] and "device nodes left out" in lab.notes(layer)
+
+
+UP = "../" * 12
+ESCAPES = {
+    "dotdot": [entry("../canary", content=b"dead")],
+    "dotdot-inside": [entry("a/../../canary", content=b"dead")],
+    "link-relative": [entry("l", SYMLINK, linkname="../../../.."), entry("l/canary", content=b"dead")],
+    "link-absolute": [entry("l", SYMLINK, linkname="{canary}"), entry("l", content=b"1"), entry("l/x", content=b"dead")],
+    "link-to-folder": [entry("l", SYMLINK, linkname="{outside}"), entry("l/canary", content=b"dead")],
+    "link-chain": [
+        entry("a", SYMLINK, linkname="b"), entry("b", SYMLINK, linkname="{outside}"), entry("a/canary", content=b"dead"),
+    ],
+    "link-up-and-out": [
+        entry("d", DIR), entry("d/up", SYMLINK, linkname=".."), entry("d/up/up", SYMLINK, linkname=".."),
+        entry("d/up/up/canary", content=b"dead"),
+    ],
+    "link-to-sibling": [entry("l", SYMLINK, linkname="../other"), entry("l/x", content=b"dead")],
+    "folder-through-link": [entry("l", SYMLINK, linkname="{outside}"), entry("l/canary", DIR)],
+    "whiteout-through-link": [entry("l", SYMLINK, linkname="{outside}"), entry("l/.wh.canary")],
+    "opaque-through-link": [entry("l", SYMLINK, linkname="{outside}"), entry("l/.wh..wh..opq")],
+    "hardlink-out": [entry("h", HARDLINK, linkname="../../../../canary")],
+    "hardlink-absolute": [entry("h", HARDLINK, linkname="{canary}"), entry("h", content=b"dead")],
+    "hardlink-through-link": [entry("l", SYMLINK, linkname="{outside}"), entry("h", HARDLINK, linkname="l/canary")],
+    "hardlink-to-lower": [entry("h", HARDLINK, linkname="bin/sh")],
+    "hardlink-to-folder": [entry("d", DIR), entry("h", HARDLINK, linkname="d")],
+    "hardlink-to-itself": [entry("h", HARDLINK, linkname="h")],
+    "whiteout-of-nothing": [entry("d/.wh.")],
+    "whiteout-of-dot": [entry("d/.wh..")],
+    "whiteout-of-dotdot": [entry("d/.wh...")],
+    "inside-whiteout": [entry(".wh.d/x", content=b"1")],
+    "whiteout-inside-whiteout": [entry(".wh.d/.wh.x")],
+    "root-replaced": [entry(".", SYMLINK, linkname="/")],
+    "root-as-file": [entry("./", content=b"1")],
+    "parent-is-a-file": [entry("f", content=b"1"), entry("f/x", content=b"2")],
+    "long-name": [entry("x" * 300, content=b"1")],
+    "long-path": [entry("/".join(["d" * 200] * 21), content=b"1")],
+    "long-link": [entry("l", SYMLINK, linkname="x" * 5000)],
+    "device-range": [entry("n", CHAR, devmajor=4096, devminor=0)],
+    "device-minor": [entry("n", BLOCK, devmajor=0, devminor=1 << 20)],
+    "device-whiteout": [entry("n", CHAR, devmajor=0, devminor=0)],
+    "unknown-type": [entry("v", b"V")],
+    "empty-name": [entry("", content=b"1")],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ESCAPES)
+def test_an_escape_is_refused_and_leaves_nothing(lab: Lab, name: str) -> None:
+    outside = str(lab.canary.parent)
+    # The placeholders are as long as any path here, so they are filled in before the header is made.
+    entries = [_filled(e, str(lab.canary), outside) for e in ESCAPES[name]]
+    with pytest.raises(UnpackError) as caught:
+        lab.unpack(entry("before", content=b"1"), *entries)
+    assert "\n" not in str(caught.value)
+    lab.unharmed()
+    assert os.listdir(lab.layers.folder) == []
+    assert [p for p in (lab.store.root / "ingest").iterdir()] == []
+
+
+def _filled(raw: bytes, canary: str, outside: str) -> bytes:
+    """An entry whose link is a placeholder, made again with the real path."""
+    link = raw[157:257].partition(b"\0")[0].decode("utf-8", "replace")
+    if not link.startswith("{"):
+        return raw
+    name = raw[:100].partition(b"\0")[0].decode()
+    return entry(name, raw[156:157], linkname=link.format(canary=canary, outside=outside))
+
+
+def test_absolute_and_dotted_names_stay_inside(lab: Lab) -> None:
+    layer = lab.unpack(entry("/etc/x", content=b"1"), entry("/../../y", content=b"2"), entry("a/./../z", content=b"3"))
+    assert sorted(os.listdir(layer)) == ["etc", "y", "z"]
+
+
+def test_a_hardlink_to_a_symlink_links_the_symlink(lab: Lab) -> None:
+    layer = lab.unpack(
+        entry("l", SYMLINK, linkname=str(lab.canary)), entry("h", HARDLINK, linkname="l", mode=0o777, mtime=1, uid=77)
+    )
+    assert (layer / "h").is_symlink() and (layer / "h").lstat().st_ino == (layer / "l").lstat().st_ino
+
+
+@pytest.mark.parametrize(
+    ("limits", "entries", "reason"),
+    [
+        ({"entries": 10}, [entry(f"f{n}") for n in range(20)], "more than 10 entries"),
+        ({"bytes_out": 5000}, [entry("f", content=bytes(9000))], "limit of 5000 bytes"),
+        (
+            {"file_size": 1 << 20},
+            [pax({"GNU.sparse.map": b"0,1", "GNU.sparse.size": b"1099511627776"}) + entry("f", content=b"x")],
+            "larger than the limit",
+        ),
+    ],
+)
+def test_limits_stop_bombs(tmp_path: Path, limits: dict[str, int], entries: list[bytes], reason: str) -> None:
+    from minirt.store.applier import Applier, Limits, Owner
+    from minirt.store.inflate import inflate
+    from minirt.store.tar import Reader
+
+    bound = Limits(**limits)
+    pieces = iter(chunks(archive(*entries), 512))
+    plain = inflate(lambda: next(pieces, b""), bound.bytes_out, bound.ratio)
+    (tmp_path / "layer").mkdir()
+    with pytest.raises(UnpackError, match=reason):
+        Applier(tmp_path / "layer", Owner(chown=False, mknod=False, xattr="user"), bound).run(Reader(plain))
+
+
+def test_deep_nesting_is_bounded(lab: Lab) -> None:
+    deep = "/".join("d" for _ in range(250))
+    layer = lab.unpack(entry(deep, DIR), entry("d", content=b"flat again"))
+    assert (layer / "d").read_bytes() == b"flat again"
+    with pytest.raises(UnpackError, match="deeper than 256"):
+        lab.unpack(entry(deep + "/d" * 10, DIR))
+
+
+def test_removal_has_no_limit_of_depth(tmp_path: Path) -> None:
+    from minirt.store.tree import remove, walk
+
+    fd = os.open(tmp_path, os.O_RDONLY)
+    os.mkdir("t", dir_fd=fd)
+    for _ in range(3000):  # deeper than PATH_MAX, as a container can make it
+        below = os.open("t", os.O_RDONLY, dir_fd=fd)
+        os.close(fd)
+        fd = below
+        os.mkdir("t", 0o555, dir_fd=fd)
+        os.close(os.open("f", os.O_CREAT, dir_fd=fd))
+    os.close(fd)
+    assert sum(1 for _ in walk(tmp_path)) > 500
+    remove(str(tmp_path / "t"))
+    assert not (tmp_path / "t").exists()
+
+
+def test_sparse_files_have_holes(lab: Lab) -> None:
+    layer = lab.unpack(
+        pax({"GNU.sparse.map": b"1000000,3,2000000,2", "GNU.sparse.size": b"50000000"}) + entry("f", content=b"abcde")
+    )
+    status = (layer / "f").stat()
+    assert status.st_size == 50_000_000 and status.st_blocks * 512 < 1_000_000
+    with open(layer / "f", "rb") as file:
+        file.seek(999_999)
+        assert file.read(5) == b"\0abc\0"
+
+
+def test_without_openat2_the_walk_holds_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import errno
+
+    from minirt import linux
+    from minirt.store.tree import Tree
+
+    def refused(*arguments: object) -> int:
+        raise OSError(errno.ENOSYS, "no")
+
+    monkeypatch.setattr(linux, "openat2", refused)
+    (tmp_path / "in" / "a").mkdir(parents=True)
+    (tmp_path / "in" / "l").symlink_to("/tmp")
+    tree = Tree(tmp_path / "in")
+    assert os.fstat(tree.directory(b"a/b/c", create=True)).st_ino == (tmp_path / "in" / "a" / "b" / "c").stat().st_ino
+    for path in (b"l", b"l/x", b"a/../l"):
+        with pytest.raises(OSError, match="Not a directory|Too many levels"):
+            tree.directory(path, create=True)
+    tree.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "path"), [(b"./a//b/", b"a/b"), (b"/", b""), (b".", b""), (b"//x", b"x"), (b"/../x", b"x"), (b"a/..", b"")]
+)
+def test_names_are_cleaned_lexically(name: bytes, path: bytes) -> None:
+    assert clean(name) == path
+
+
+@pytest.mark.parametrize("name", [b"..", b"../x", b"a/../../x", b"", b"a" * 5000])
+def test_names_that_leave_are_refused(name: bytes) -> None:
+    with pytest.raises(MinirtError):
+        clean(name)
