@@ -223,7 +223,41 @@ def test_a_reader_that_goes_away_stops_nothing(box: Box) -> None:
     container.start(place, box.ids, None, out[1], None)
     os.close(out[1]), os.close(out[0])
     assert container.wait(place, 20) == 0
-    assert b"".join(piece for _, piece in log.read(place / "log")).endswith(b"20000\ndone\n")
+    pieces = list(log.read(place / "log"))  # in order within a stream, not between two
+    assert b"".join(piece for stream, piece in pieces if stream == "stdout").endswith(b"19999\n20000\n")
+    assert ("stderr", b"done\n") in pieces
+
+
+def test_a_reader_that_stalls_and_leaves_after_the_end_holds_nothing_up(box: Box) -> None:
+    place = box.create("head", "-c", "150000", "/dev/zero")  # more than a pipe holds, less than all on the way do
+    out = os.pipe()
+    container.start(place, box.ids, None, out[1], None)
+    os.close(out[1])
+    for _ in range(200):
+        if container.status(place).state == "exited":
+            break
+        time.sleep(0.05)
+    with pytest.raises(TimeoutError):  # it has ended, but its output is not handed over yet
+        container.wait(place, 0.1)
+    os.close(out[0])
+    assert container.wait(place, 10) == 0
+    assert sum(len(piece) for _, piece in log.read(place / "log")) == 150000
+
+
+@as_root
+def test_inheritable_capabilities_of_the_starter_stop_at_the_container(box: Box) -> None:
+    place = box.create("grep", "^Cap[IA]", "/proc/self/status")  # CVE-2022-29162
+    script = f"""if 1:
+        from pathlib import Path
+        from minirt import linux, userns
+        from minirt.runtime import container
+        linux.capset(*[linux.capget()[1]] * 3)
+        for capability in (0, 1, 10):
+            linux.prctl(linux.PR_CAP_AMBIENT, linux.PR_CAP_AMBIENT_RAISE, capability)
+        container.start(Path({str(place)!r}), userns.IdMapping())
+        container.wait(Path({str(place)!r}))"""
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parent.parent)
+    assert [piece.split()[1] for _, piece in log.read(place / "log")] == [b"0" * 16] * 2
 
 
 def test_exit_status_and_signals(box: Box) -> None:

@@ -55,7 +55,8 @@ class Init:
                 "error": f"cannot set up the container: {step.replace('_', ' ')}:{path} {reason}",
                 "exit_code": 125,
             }
-        os.write(report, json.dumps(answer).encode()[:4096])
+        answer["error"] = str(answer["error"])[:1000]
+        os.write(report, json.dumps(answer).encode())
         os._exit(125)
 
     def namespaces(self) -> None:

@@ -47,6 +47,7 @@ class Root:
 
     def open(self, path: str, flags: int = os.O_PATH, links: bool = True) -> int:
         """Open what `path` means inside the container. OSError as usual; ELOOP for a link where none may be."""
+        # IN_ROOT stops magic links today; openat2(2) asks to say so all the same.
         resolve = linux.RESOLVE_IN_ROOT | linux.RESOLVE_NO_MAGICLINKS | (0 if links else linux.RESOLVE_NO_SYMLINKS)
         return linux.openat2(self.fd, path, flags, resolve)
 
