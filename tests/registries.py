@@ -313,7 +313,8 @@ class Scripted:
             return Reply(200, {"Content-Type": media_type, **extra}, content)
         if kind == "blobs" and target in self.blobs:
             if self._redirects:
-                return Reply(307, {"Location": f"{self.servers['storage'].url}/blob/{target}?X-Signature=s3cret"})
+                to = f"{self.servers['storage'].url}/blob/{target}?X-Signature=s3cret"
+                return Reply(307, {"Location": to}, b"moved")
             return _ranged(request, self.blobs[target])
         if kind == "tags":
             return self._tags(request, name)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import json
+import socket
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -281,6 +283,14 @@ def test_redirects_that_are_refused(hub: Scripted, client: Open, location: str, 
     assert "pw" not in str(caught.value)
 
 
+def test_the_body_of_a_redirect_is_nothing_to_wait_for(hub: Scripted, client: Open) -> None:
+    registry = client(hub.domain)
+    registry.manifest(APP, "1")
+    hub.script("registry", "/blobs/", lambda q, r: replace(r, body=bytes(1 << 20), drip=0.01))
+    started = time.monotonic()
+    assert pulled(registry) == LAYERS[0] and time.monotonic() - started < 2
+
+
 def test_https_never_becomes_http(hub: Scripted, client: Open, tmp_path: Path) -> None:
     with Scripted(auth="none", context=tls(tmp_path)) as secure:
         secure.image(APP, "1", LAYERS)
@@ -331,6 +341,11 @@ def test_a_proxy_of_the_environment(hub: Scripted, client: Open, monkeypatch: py
     proxy.close()
 
 
+def chunked(content: bytes) -> Fault:
+    framed = b"%x\r\n%b\r\n0\r\n\r\n" % (len(content), content)
+    return lambda _, reply: Reply(reply.status, {**reply.headers, "Transfer-Encoding": "chunked"}, framed)
+
+
 # --- documents that lie -----------------------------------------------------------------------------------------
 
 
@@ -338,6 +353,7 @@ def test_a_proxy_of_the_environment(hub: Scripted, client: Open, monkeypatch: py
     ("fault", "reason"),
     [
         (body(b"x" * (MAX_DOCUMENT + 1)), "manifest is larger than 4194304 bytes"),
+        (chunked(b"x" * (MAX_DOCUMENT + 1)), "manifest is larger than 4194304 bytes"),
         (header("Docker-Content-Digest", Digest.of(b"other")), "Docker-Content-Digest does not match its digest"),
         (header("Docker-Content-Digest", "sha256:../.."), "Docker-Content-Digest: invalid checksum digest length"),
         (header("Docker-Content-Digest", "md5:0"), "Docker-Content-Digest: unsupported digest algorithm"),
@@ -377,11 +393,6 @@ def test_a_server_that_ignores_range_is_read_from_the_start(hub: Scripted, clien
     hub.script("storage", "", lambda q, r: Reply(200, {}, LAYERS[0]), times=9)
     assert pulled(client(hub.domain), offset=1_500_000) == LAYERS[0][1_500_000:]
     assert pulled(client(hub.domain), offset=len(LAYERS[0])) == b"" and len(hub.seen("storage")) == 1
-
-
-def chunked(content: bytes) -> Fault:
-    framed = b"%x\r\n%b\r\n0\r\n\r\n" % (len(content), content)
-    return lambda _, reply: Reply(reply.status, {**reply.headers, "Transfer-Encoding": "chunked"}, framed)
 
 
 def test_a_body_in_http_chunks(hub: Scripted, client: Open) -> None:
@@ -446,17 +457,37 @@ def test_rate_limits(hub: Scripted, client: Open) -> None:
     assert registry.manifest(APP, "1") and time.monotonic() - started >= 1
 
 
-def test_a_registry_that_is_not_there(client: Open) -> None:
+def test_a_registry_that_is_not_there(client: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     nobody = Server(lambda _: Reply())
     nobody.close()
-    registry = client(nobody.domain)
+    registry = client(nobody.domain, attempts=9, backoff=5)
+    started = time.monotonic()
     for _ in range(2):
         with pytest.raises(Unreachable, match=f"^cannot reach {nobody.domain}: Connection refused$"):
             registry.manifest(APP, "1")
-    started = time.monotonic()
-    with pytest.raises(Unreachable, match="cannot reach registry.invalid: "):
-        client("registry.invalid").manifest(APP, "1")
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 2  # nobody waits for a registry that never answered
+
+    asked = []
+
+    def unknown(*_: object, **__: object) -> None:
+        asked.append(1)
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr("socket.getaddrinfo", unknown)  # no test asks the real DNS
+    registry = client("registry.invalid")
+    for _ in range(2):
+        with pytest.raises(Unreachable, match="^cannot reach registry.invalid: Name or service not known$"):
+            registry.manifest(APP, "1")
+    assert len(asked) == 1  # and it is not tried again for each layer
+
+
+def test_a_token_service_that_fails(hub: Scripted, client: Open) -> None:
+    hub.script("token", "", status(503), times=2)
+    assert client(hub.domain).manifest(APP, "1")
+    hub.script("token", "", status(503), times=99)
+    with pytest.raises(RegistryError, match="HTTP status: 503"):
+        client(hub.domain).manifest(APP, "1")
+    assert len(hub.seen("token")) == 3 + 4
 
 
 def test_an_explicit_endpoint(client: Open) -> None:

@@ -92,7 +92,10 @@ def test_settings_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     )
     loaded = Settings.load()
     assert loaded.registry_mirrors == ("https://m.example",)
-    assert [loaded.insecure(a) for a in ("r.example:5000", "r.example", "10.1.2.3:80", "10.2.0.1")] == [True, False] * 2
+    assert [loaded.insecure(a) for a in ("r.example:5000", "192.0.2.1:5000", "10.1.2.3:80", "10.2.0.1")] == [
+        True,
+        False,
+    ] * 2
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ class Bearer:
             token, _, until = self._tokens.get(scope, ("", 0.0, 0.0))
             if time.monotonic() >= until:
                 fetched = time.monotonic()
-                token, life = self._transport.persist(lambda: self._fetch(scope))
+                token, life = self._fetch(scope)
                 self._tokens[scope] = (token, fetched, fetched + life - _LEEWAY)
             return f"Bearer {token}"
 

@@ -133,28 +133,29 @@ class Endpoint:
                 raise VerificationError(
                     f"blob {digest}: the registry sends {announced} bytes where {skip + left} are left"
                 )
-            chunk = bytearray()
+            held: list[bytes] = []
+            have = 0
             try:
                 for piece in self._transport.pieces(response):
                     if skip:
                         dropped = min(skip, len(piece))
                         skip, piece = skip - dropped, piece[dropped:]
-                    chunk += piece
-                    if len(chunk) > left:
+                    if have + len(piece) > left:
                         raise VerificationError(f"blob {digest}: the registry sends more than {size} bytes")
-                    while len(chunk) >= CHUNK and len(chunk) < left:
-                        yield bytes(chunk[:CHUNK])
-                        del chunk[:CHUNK]
-                        left -= CHUNK
+                    if have + len(piece) > CHUNK:
+                        yield b"".join(held)
+                        left, held, have = left - have, [], 0
+                    held.append(piece)
+                    have += len(piece)
             except Transient:
-                if chunk:
-                    yield bytes(chunk)
+                if have:
+                    yield b"".join(held)
                 raise
             # The last chunk waited until the body had ended: nothing trails it.
-            if chunk:
-                yield bytes(chunk)
-            if len(chunk) < left:
-                raise Transient(f"blob {digest}: the transfer ended {left - len(chunk)} bytes early")
+            if have:
+                yield b"".join(held)
+            if have < left:
+                raise Transient(f"blob {digest}: the transfer ended {left - have} bytes early")
 
     def _skip(self, response: requests.Response, path: str, descriptor: Descriptor, offset: int) -> int:
         """How many bytes of this body come before `offset`: some servers ignore Range and send it all."""

@@ -185,7 +185,7 @@ class Transport:
         """This thread's session for the registry itself, or for everywhere else."""
         sessions: dict[bool, requests.Session] = self._local.__dict__.setdefault("sessions", {})
         if home not in sessions:
-            session = sessions[home] = requests.Session()
+            session = sessions[home] = _Session()
             session.trust_env = False  # no .netrc; proxies are given by hand
             session.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
             for prefix in ("http://", "https://"):
@@ -259,6 +259,13 @@ class Transport:
                 session.close()
             self._sessions.clear()
             self._local = threading.local()
+
+
+class _Session(requests.Session):
+    """Follows nothing. Told `allow_redirects=False` only, requests still reads a redirect's whole body into memory."""
+
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        return None
 
 
 class Patience:
