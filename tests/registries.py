@@ -15,6 +15,7 @@ Both listen on ports the kernel chose and are gone after the `with`.
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import json
 import re
@@ -24,6 +25,7 @@ import struct
 import subprocess
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -288,11 +290,12 @@ class Scripted:
     def image(
         self, path: str, tag: str, layers: list[bytes], architectures: tuple[str, ...] = ("amd64", "arm64")
     ) -> Digest:
-        """An index of one manifest per architecture over the same uncompressed `layers`; the index's digest."""
+        """An index of one manifest per architecture over the same `layers` (plain or gzip); the index's digest."""
         entries = []
         for architecture in architectures:
             config = self.blob(image_config(layers, architecture), OCI_CONFIG)
-            manifest = image_manifest(config, [self.blob(layer) for layer in layers])
+            kinds = [OCI_LAYER + ("+gzip" if layer[:2] == b"\x1f\x8b" else "") for layer in layers]
+            manifest = image_manifest(config, [self.blob(*pair) for pair in zip(layers, kinds, strict=True)])
             descriptor = self.manifest(path, None, manifest, OCI_MANIFEST)
             entries.append(descriptor.to_json() | {"platform": {"os": "linux", "architecture": architecture}})
         index = encode({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries})
@@ -378,9 +381,17 @@ def _error(code: int, name: str, message: str, challenge: str = "") -> Reply:
 
 
 def image_config(layers: list[bytes], architecture: str = "amd64") -> bytes:
-    diff_ids = ["sha256:" + hashlib.sha256(layer).hexdigest() for layer in layers]
+    diff_ids = ["sha256:" + hashlib.sha256(_plain(layer)).hexdigest() for layer in layers]
     rootfs = {"type": "layers", "diff_ids": diff_ids}
     return encode({"architecture": architecture, "os": "linux", "config": {"Cmd": ["/hello"]}, "rootfs": rootfs})
+
+
+def _plain(layer: bytes) -> bytes:
+    """What a layer unpacks to; as it is where it is not, or not wholly, gzip."""
+    try:
+        return gzip.decompress(layer) if layer[:2] == b"\x1f\x8b" else layer
+    except (EOFError, OSError, zlib.error):
+        return layer
 
 
 def image_manifest(config: Descriptor, layers: list[Descriptor]) -> bytes:

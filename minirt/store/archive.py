@@ -185,6 +185,8 @@ def _docker(store: Store, files: _Spool) -> Iterator[tuple[Image, list[Reference
     try:
         entries = json.loads(files.document("manifest.json"))
         wanted = [(e["Config"], e.get("Layers") or [], e.get("RepoTags") or []) for e in entries]
+        if not wanted:
+            raise ValueError("it lists no image")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UnpackError(f"this archive's manifest.json is damaged: {error!r}") from error
     for config_name, layer_names, tags in wanted:
