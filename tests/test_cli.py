@@ -188,6 +188,19 @@ def test_a_bug_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     assert "Traceback" in capsys.readouterr().err
 
 
+def test_streams_that_our_parent_closed(root: Path) -> None:
+    for closed, words, status in (
+        (1, ["images"], 0),
+        (2, ["zip"], 1),
+        (2, ["run", "x", "--foo"], 125),
+        (0, ["load"], 1),
+        (1, ["save", "x"], 1),
+    ):
+        result = minirt(*words, preexec_fn=lambda closed=closed: os.close(closed), stdin=None)
+        assert (result.returncode, result.stdout) == (status, ""), words
+        assert "bug" not in result.stderr
+
+
 def test_nobody_reads(root: Path) -> None:
     """A reader that goes away ends us without a word; a full disk is told."""
     reader, writer = os.pipe()

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from users import plain_user
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="containers need Linux")
 
@@ -170,7 +171,7 @@ def test_save_and_load(root: Path, tmp_path: Path) -> None:
     assert good("rmi", "mine:1").startswith("Untagged: mine:1\n")
     assert good("load", "-i", str(archive)) == "Loaded image: mine:1\n"
     assert subprocess.run([*COMMAND, "load", "-q"], input=piped, capture_output=True, check=True).stdout == b""
-    assert good("images", "mine", "--format", "{{.Repository}}:{{.Tag}}") == "mine:1\n"
+    assert "mine:1\n" in good("images", "--format", "{{.Repository}}:{{.Tag}}")
     missing = minirt("save", "-o", str(tmp_path / "no.tar"), "nothing")
     assert (missing.returncode, [p.name for p in tmp_path.glob("*.tar")]) == (1, ["archive.tar"])
     broken = minirt("load", input="this is no tar")
@@ -236,3 +237,19 @@ def test_a_cached_run_loads_nothing_slow(root: Path) -> None:
     assert "minirt.engine.containers" in loaded
     assert loaded & (slow | {"IPython", "minirt.cli.progress"}) == set()
     assert not any(name.startswith(("minirt.registry", "minirt.hub.server", "minirt.notebook")) for name in loaded)
+
+
+@pytest.mark.parametrize("subuids", [True, False], ids=["subuids", "one uid"])
+def test_as_a_plain_user(subuids: bool, tmp_path: Path) -> None:
+    """With no option and no setting but the hub: the store is the user's own, containers run, failures are one line."""
+    with plain_user(subuids) as user:
+        command = ["env", "MINIRT_HUB=embedded", *COMMAND]
+        first, second = (user.run([*command, "run", "--rm", "hello-world"]) for _ in range(2))
+        assert "Pull complete" in first.stderr and second.stderr == "" and first.stdout == second.stdout
+        ended = user.run([*command, "run", "-q", "--rm", "toolbox", "sh", "-c", "id -u; exit 4"], check=False)
+        assert (ended.returncode, ended.stdout) == (4, "0\n")
+        assert f"Docker Root Dir: {user.home}/.local/share/minirt\n" in user.run([*command, "info"]).stdout
+        tmp_path.chmod(0o700)
+        refused = user.run([*command, "--root", str(tmp_path / "root"), "images"], check=False)
+        assert refused.returncode == 1 and len(refused.stderr.splitlines()) == 1
+        assert "denied" in refused.stderr and "bug" not in refused.stderr

@@ -179,8 +179,8 @@ def _overview() -> str:
     for title, names in ("Common Commands", COMMON), ("Course Commands", OURS), ("Management Commands", GROUPS):
         lines += [f"{title}:", *(f"  {name:<11} {GROUPS.get(name) or VERBS[name][1]}" for name in names), ""]
     lines += ["Commands:", *(f"  {name:<11} {VERBS[name][1]}" for name in rest), ""]
-    options = top.option_lines()
-    return "\n".join([*lines, "Global Options:", options, "Run 'minirt COMMAND --help' for more on a command."])
+    lines += ["Global Options:", top.option_lines(), "", "Run 'minirt COMMAND --help' for more on a command."]
+    return "\n".join(lines)
 
 
 def _group(group: str) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from minirt.cli.console import Console
 from minirt.cli.flags import UsageError, Values, command
+from minirt.errors import InvalidInput
 
 
 @command(
@@ -19,7 +20,7 @@ from minirt.cli.flags import UsageError, Values, command
 )
 def save(console: Console, values: Values, arguments: list[str]) -> None:
     target = values["output"]
-    if target is None and sys.stdout.isatty():
+    if target is None and (sys.stdout is None or sys.stdout.isatty()):
         raise UsageError("cowardly refusing to save to a terminal: use the -o option or redirect", 1)
     chunks = console.client.save(arguments)
     if target is None:
@@ -34,8 +35,11 @@ def save(console: Console, values: Values, arguments: list[str]) -> None:
 
 
 def _write_whole(target: str, chunks: Iterator[bytes]) -> None:
-    """The file whole, or not at all: written aside, then renamed."""
-    with tempfile.NamedTemporaryFile(dir=os.path.dirname(target) or ".", prefix=".minirt-save-", delete=False) as aside:
+    """The file whole, or not at all: written aside, then renamed. Raises InvalidInput."""
+    folder = os.path.dirname(target) or "."
+    if not os.path.isdir(folder):
+        raise InvalidInput(f"invalid output path: directory {folder!r} does not exist")
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".minirt-save-", delete=False) as aside:
         try:
             aside.writelines(chunks)
             aside.close()
@@ -54,7 +58,7 @@ def _write_whole(target: str, chunks: Iterator[bytes]) -> None:
 )
 def load(console: Console, values: Values, arguments: list[str]) -> None:
     source = values["input"]
-    if source is None and sys.stdin.isatty():
+    if source is None and (sys.stdin is None or sys.stdin.isatty()):
         raise UsageError("requested load from stdin, but stdin is a terminal: use the -i option or redirect", 1)
     with open(source, "rb") if source is not None else sys.stdin.buffer as stream:
         for item in console.client.load(stream):

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from minirt.errors import MinirtError, Unsupported
+from minirt.errors import MinirtError, NotFound, Unsupported
 
 if TYPE_CHECKING:
     from minirt.client import Client
@@ -39,22 +39,33 @@ class Console:
 
     def warn(self, text: object) -> None:
         """A line beside the result, on standard error; results written before it are shown before it."""
-        sys.stdout.flush()
-        print(clean(str(text)), file=sys.stderr, flush=True)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        if sys.stderr is not None:  # print would take None for standard output
+            print(clean(str(text)), file=sys.stderr, flush=True)
 
     def error(self, error: object) -> None:
         """A failure, in the one form they have."""
         self.warn(f"minirt: {error}")
 
-    def each(self, names: Iterable[str], act: Callable[[str], None], tell: Callable[[str], None] | None = None) -> int:
-        """Do it for every name, telling failures as they come; the exit status: 1 if any failed."""
+    def each(
+        self,
+        names: Iterable[str],
+        act: Callable[[str], None],
+        force: bool = False,
+        tell: Callable[[str], None] | None = None,
+    ) -> int:
+        """Do it for every name, telling failures as they come; the exit status: 1 if any failed.
+
+        With `force`, a name that is not there is told but is no failure, as docker has it.
+        """
         failed = 0
         for name in names:
             try:
                 act(name)
             except MinirtError as error:
                 (tell or self.error)(str(error))
-                failed = 1
+                failed |= not (force and isinstance(error, NotFound))
         return failed
 
     def needs_linux(self) -> None:

@@ -10,7 +10,6 @@ from minirt.cli import table
 from minirt.cli.console import Console
 from minirt.cli.flags import Values, command
 from minirt.cli.images import parse_filters, short
-from minirt.errors import NotFound
 
 
 @command(
@@ -125,13 +124,7 @@ def wait(console: Console, values: Values, arguments: list[str]) -> int:
 )
 def rm(console: Console, values: Values, arguments: list[str]) -> int:
     def act(name: str) -> None:
-        try:
-            console.client.remove(name, force=values["force"])
-        except NotFound as error:
-            if not values["force"]:
-                raise
-            console.error(error)
-        else:
-            console.print(name)
+        console.client.remove(name, force=values["force"])
+        console.print(name)
 
-    return console.each(arguments, act)
+    return console.each(arguments, act, values["force"])

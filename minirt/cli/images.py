@@ -10,7 +10,7 @@ from minirt import units
 from minirt.cli import table
 from minirt.cli.console import Console
 from minirt.cli.flags import UsageError, Values, command
-from minirt.errors import InvalidInput, NotFound
+from minirt.errors import InvalidInput
 
 _NONE = "<none>"
 
@@ -129,18 +129,11 @@ def tag(console: Console, values: Values, arguments: list[str]) -> None:
 )
 def rmi(console: Console, values: Values, arguments: list[str]) -> int:
     def act(name: str) -> None:
-        try:
-            removed = console.client.remove_image(name, force=values["force"])
-        except NotFound as error:
-            if not values["force"]:
-                raise
-            console.error(error)
-            return
-        for item in removed:
+        for item in console.client.remove_image(name, force=values["force"]):
             for what, which in item.items():
                 console.print(f"{what}: {which}")
 
-    return console.each(arguments, act)
+    return console.each(arguments, act, values["force"])
 
 
 def parse_filters(words: list[str]) -> dict[str, list[str]]:

@@ -34,7 +34,7 @@ def inspect(console: Console, values: Values, arguments: list[str]) -> int:
             found.append(record)
 
     failures: list[str] = []
-    failed = console.each(arguments, act, failures.append)
+    failed = console.each(arguments, act, tell=failures.append)
     if template == "json":
         console.print(json.dumps(found, separators=(",", ":"), ensure_ascii=False))
     elif parts is None:

@@ -28,7 +28,7 @@ def show(objects: Iterable[dict[str, Any]], stream: TextIO, quiet: bool = False)
         for _ in objects:
             pass
         return
-    terminal = stream.isatty() and os.environ.get("TERM") != "dumb"
+    terminal = stream is not None and stream.isatty() and os.environ.get("TERM") != "dumb"
     screen = Bars(stream) if terminal else Lines(stream)
     try:
         for item in objects:

@@ -170,7 +170,6 @@ def attached(console: Console, container: str, interactive: bool) -> int:
     """Start a container on our own streams, forward signals to it, and wait; its exit status."""
     proxy = _SignalProxy(console, container)
     try:
-        sys.stdout.flush()
         streams = [_open(descriptor) for descriptor in (0, 1, 2)]
         console.client.start(container, stdin=streams[0] if interactive else None, stdout=streams[1], stderr=streams[2])
         proxy.started()

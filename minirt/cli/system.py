@@ -124,7 +124,7 @@ def system_prune(console: Console, values: Values, arguments: list[str]) -> None
         for what in "stopped containers", "images without a name", "layers and downloads that nothing uses":
             console.print(f"  - all {what}")
         console.print("\nAre you sure you want to continue? [y/N] ", end="")
-        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        if sys.stdin is None or sys.stdin.readline().strip().lower() not in ("y", "yes"):
             raise MinirtError("system prune has been cancelled")
     freed = console.client.prune()
     for title in ("Containers", "Images"):
