@@ -70,10 +70,11 @@ def box(tmp_path: Path, image: Path, ids: userns.IdMapping) -> Any:
             (place / "work" / "work").chmod(0o700)  # overlay makes it 0000
 
 
+# Our default devices are mounts of their own (see devices.py), runc's are nodes guarded by a device cgroup.
 INSIDE = """id; env | sort; pwd; hostname; umask; cat /etc/hostname /etc/resolv.conf; cat /proc/1/comm
 grep -E '^(Cap|NoNewPrivs|Groups|Uid|Gid|SigBlk)' /proc/self/status
 ls -l /dev | awk '{$6=$7=$8=""; print}'
-mount | awk '{print $3, $5}' | sort
+mount | awk '$3 !~ "^/dev/(null|zero|full|random|urandom|tty)$" {print $3, $5}' | sort
 stat -c '%n %a %F %U' /dev/shm /dev/pts /dev/mqueue /proc/kcore /proc/keys /sys/firmware 2>/dev/null
 wc -c /proc/keys /proc/timer_list; ls /sys/firmware /proc/acpi; ls -l /proc/self/fd | awk 'NR>1 && $9<3 {print $9}'
 ip -o link; ip addr show lo | grep inet; cat /proc/self/oom_score_adj"""
@@ -108,6 +109,16 @@ def test_dockers_defaults(box: Box) -> None:
     # Nothing but stdin, stdout, stderr (and the listing itself) is open.
     assert box.sh("ls /proc/self/fd") == "0\n1\n2\n3\n"
     assert box.sh("echo out > /dev/stdout; echo null > /dev/null; cat /dev/stdin") == "out\n"
+
+
+@as_root
+@pytest.mark.parametrize("folder", ["", "/dev", "/dev/shm", "/tmp"])
+@pytest.mark.parametrize("overlay", [True, False])
+def test_a_device_that_the_container_makes_opens_nothing(box: Box, folder: str, overlay: bool) -> None:
+    # The kernel log: root's to read on the host, and by no default of docker's a container's.
+    made = box.run("sh", "-c", f"mknod {folder}/log c 1 11 && head -c 1 {folder}/log", overlay=overlay)
+    assert made.exit_code == 1 and "Permission denied" in made.stderr
+    assert box.sh("head -c 3 /dev/zero | wc -c; echo x > /dev/null", overlay=overlay) == "3\n"
 
 
 def test_the_hosts_network_is_shared_only_when_asked(box: Box) -> None:

@@ -1,6 +1,8 @@
 """The device files every container has, on its own /dev (runtime-spec config-linux.md, "Default Devices").
 
 Root makes new nodes; in a user namespace mknod(2) is refused, so the machine's own are bind-mounted.
+A container keeps CAP_MKNOD, as docker's does, so a node that it (or its image) makes must open nothing: each default
+device is a mount of its own, and everything around them, /dev and the root file system, is `nodev`.
 Taught in chapter 07.
 """
 
@@ -26,10 +28,12 @@ def make(root: mounts.Root, rootless: bool) -> None:
         if rootless:
             os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666, dir_fd=dev))
             tree = linux.open_tree(-100, f"/dev/{name}", linux.OPEN_TREE_CLONE | linux.OPEN_TREE_CLOEXEC)
-            mounts.attach(tree, os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dev))
         else:
             os.mknod(name, stat.S_IFCHR | 0o666, os.makedev(major, minor), dir_fd=dev)
+            tree = linux.open_tree(dev, name, linux.OPEN_TREE_CLONE | linux.OPEN_TREE_CLOEXEC)
+        mounts.attach(tree, os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dev))
     for name, target in LINKS.items():
         if name != "core" or os.path.exists(target):  # a kernel may be built without /proc/kcore
             os.symlink(target, name, dir_fd=dev)
+    linux.mount_setattr(dev, "", linux.AT_EMPTY_PATH, linux.MOUNT_ATTR_NODEV)
     os.close(dev)

@@ -3,6 +3,7 @@
 rootfs.json says how: `overlay` (lowers top first, upper, work) or `directory` (a copy, where overlay does not work).
 Overlay takes its layers one by one (fsconfig `lowerdir+`, kernel 6.5); before that all of them stand in one option page
 of 4 KiB, so they go by short links in a folder of their own, which carries 127 of them and any character in a path.
+Device nodes in it open nothing (`nodev`): those a container has are in `devices`.
 Sources: kernel Documentation/filesystems/overlayfs.rst, fsopen(2). Taught in chapter 06.
 """
 
@@ -23,7 +24,9 @@ def mount(folder: str, rootfs: dict[str, Any]) -> None:
     target = os.open(place, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     if rootfs["kind"] == "directory":
         flags = linux.OPEN_TREE_CLONE | linux.OPEN_TREE_CLOEXEC | linux.AT_RECURSIVE
-        mounts.attach(linux.open_tree(-100, rootfs["path"], flags), target)
+        tree = linux.open_tree(-100, rootfs["path"], flags)
+        linux.mount_setattr(tree, "", linux.AT_EMPTY_PATH, linux.MOUNT_ATTR_NODEV)
+        mounts.attach(tree, target)
         return
     try:
         mounts.attach(_overlay(rootfs), target)
@@ -53,7 +56,7 @@ def _overlay(rootfs: dict[str, Any]) -> int:
         if rootfs["userxattr"]:
             linux.fsconfig_flag(fd, "userxattr")
         linux.fsconfig_create(fd)
-        return linux.fsmount(fd)
+        return linux.fsmount(fd, linux.MOUNT_ATTR_NODEV)
     except OSError as error:
         raise StartError(f"cannot mount the overlay: {mounts.explain(fd) or error.strerror}") from error
     finally:
@@ -73,7 +76,7 @@ def _overlay_by_links(folder: str, place: str, rootfs: dict[str, Any]) -> None:
     data = "lowerdir=" + ":".join(str(number) for number in range(len(rootfs["lowers"]))) + ",upperdir=u,workdir=w"
     os.chdir(links)
     try:
-        linux.mount("overlay", place, "overlay", 0, data + (",userxattr" if rootfs["userxattr"] else ""))
+        linux.mount("overlay", place, "overlay", linux.MS_NODEV, data + (",userxattr" if rootfs["userxattr"] else ""))
     except OSError as error:
         raise StartError(f"cannot mount the overlay: {error.strerror}") from error
     finally:
