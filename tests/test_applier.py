@@ -293,8 +293,9 @@ def test_removal_has_no_limit_of_depth(tmp_path: Path) -> None:
         below = os.open("t", os.O_RDONLY, dir_fd=fd)
         os.close(fd)
         fd = below
-        os.mkdir("t", 0o555, dir_fd=fd)
+        os.mkdir("t", dir_fd=fd)
         os.close(os.open("f", os.O_CREAT, dir_fd=fd))
+        os.chmod(fd, 0o555)
     os.close(fd)
     assert sum(1 for _ in walk(tmp_path)) > 500
     remove(str(tmp_path / "t"))

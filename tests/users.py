@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -21,18 +21,21 @@ _HERE = Path(__file__).parent
 
 @dataclass(frozen=True)
 class User:
-    """`home` belongs to the user and holds a copy of the package and of bundles.py."""
+    """`home` belongs to the user and holds a copy of the package and its tests. `interpreter` runs for the user."""
 
     name: str
     uid: int
     gid: int
     home: Path
+    interpreter: str = sys.executable
 
     def run(self, argv: list[str], timeout: float = 60, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Run a program as this user, at home, with nothing of our environment but PATH."""
+        """Run a program as this user, at home, with nothing of our environment but PATH and CI."""
         env = {"HOME": str(self.home), "PATH": os.environ["PATH"], "PYTHONPATH": str(self.home), "USER": self.name}
+        env |= {"CI": os.environ["CI"]} if "CI" in os.environ else {}
+        words = [self.interpreter if word == sys.executable else word for word in argv]
         result = subprocess.run(
-            argv, user=self.uid, group=self.gid, extra_groups=[], env=env, cwd=self.home,
+            words, user=self.uid, group=self.gid, extra_groups=[], env=env, cwd=self.home,
             stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout,
         )  # fmt: skip
         assert not check or result.returncode == 0, result.stdout + result.stderr
@@ -59,13 +62,30 @@ def plain_user(subuids: bool) -> Iterator[User]:
             words = ["--add-subuids", "3000000-3065535", "--add-subgids", "3000000-3065535", name]
             subprocess.run([require("usermod"), *words], check=True)
         entry = pwd.getpwnam(name)
-        shutil.copytree(_HERE.parent / "minirt", home / "minirt", ignore=shutil.ignore_patterns("__pycache__"))
-        shutil.copy(_HERE / "bundles.py", home)
+        for part in ("minirt", "tests"):
+            shutil.copytree(_HERE.parent / part, home / part, ignore=shutil.ignore_patterns("__pycache__"))
+        for part in ("pyproject.toml", "tests/bundles.py"):
+            shutil.copy(_HERE.parent / part, home)
         subprocess.run(["chown", "-R", f"{entry.pw_uid}:{entry.pw_gid}", home], check=True)
         user = User(name, entry.pw_uid, entry.pw_gid, home)
-        if user.run([sys.executable, "-c", ""], check=False).returncode:
-            pytest.skip(f"other users cannot run {sys.executable}")
-        yield user
+        yield user if _runs(user) else _with_own_interpreter(user)
     finally:
         subprocess.run([require("userdel"), "--force", name], check=False, capture_output=True)
         shutil.rmtree(home, ignore_errors=True)
+
+
+def _runs(user: User) -> bool:
+    return user.run([sys.executable, "-c", "import pytest"], check=False).returncode == 0
+
+
+def _with_own_interpreter(user: User) -> User:
+    """This virtual environment lies where only we may look: the user gets a copy."""
+    copy = user.home / "venv"
+    shutil.copytree(sys.prefix, copy, symlinks=True)
+    subprocess.run(["chmod", "-R", "a+rX", copy], check=True)
+    own = replace(user, interpreter=str(copy / "bin" / "python3"))
+    if not _runs(own):
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"other users cannot run {sys.executable}, nor a copy of it")
+        pytest.skip(f"other users cannot run {sys.executable}")
+    return own

@@ -66,6 +66,9 @@ def save(layout: Layout, images: list[tuple[Image, Reference | None]]) -> Iterat
         "index.json": {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": _unique(index)},
         "manifest.json": _merged(docker),
     }
+    # Listed, because readers without root cannot make an implied directory root's.
+    for folder in ("blobs", *sorted({f"blobs/{digest.algorithm}" for digest in blobs})):
+        yield _head(folder, 0, tarfile.DIRTYPE)
     for digest, size in blobs.items():
         yield _head(_blob_name(digest), size)
         with open(layout.blob(digest), "rb") as file:
@@ -82,9 +85,9 @@ def _blob_name(digest: Digest) -> str:
     return f"blobs/{digest.algorithm}/{digest.hex}"
 
 
-def _head(name: str, size: int) -> bytes:
+def _head(name: str, size: int, kind: bytes = tarfile.REGTYPE) -> bytes:
     info = tarfile.TarInfo(name)
-    info.size, info.mode = size, 0o644
+    info.size, info.type, info.mode = size, kind, 0o755 if kind == tarfile.DIRTYPE else 0o644
     return info.tobuf(tarfile.PAX_FORMAT)
 
 
