@@ -190,7 +190,7 @@ def test_chapter_04_in_jupyterlab(page: Any, lab: str, tmp_path: Path) -> None:
     text = mine.read_text()
     assert "widget-view" not in text and "Run this cell in JupyterLab to get the buttons" in text
     menu(page, "Kernel", "Restart Kernel…")
-    page.get_by_role("dialog").get_by_role("button", name=re.compile("Restart")).click()
+    page.get_by_role("dialog").get_by_role("button", name="Confirm Kernel Restart").click()
     shown = cell(page, "chapter.quiz()").locator(".mrt-choice").first
     expect(shown).to_have_class(re.compile("jupyter-widgets-disconnected"), timeout=30_000)
     assert "run this cell again" in shown.evaluate("e => getComputedStyle(e, '::before').content")

@@ -89,8 +89,8 @@ class Panel(Shown, VBox):  # type: ignore[misc]
             if self._thread.is_alive():
                 raise TimeoutError("the panel is still at work")
 
-    def _begin(self, action: Callable[[], None]) -> None:
-        """Do `action` in a thread, unless a panel is at work."""
+    def _begin(self, action: Callable[[], str]) -> None:
+        """Do `action` in a thread, unless a panel is at work; it returns the line that closes it."""
         if not _AT_WORK.acquire(blocking=False):
             self.status.value = self._text("panel.busy")
             return
@@ -100,15 +100,15 @@ class Panel(Shown, VBox):  # type: ignore[misc]
         self._thread = threading.Thread(target=self._guarded, args=(action,), daemon=True)
         self._thread.start()
 
-    def _guarded(self, action: Callable[[], None]) -> None:
+    def _guarded(self, action: Callable[[], str]) -> None:
         try:
-            action()
+            line = action()
         except Exception as error:  # whatever it was, the learner reads it and the buttons come back
-            self.status.value = self._text("panel.failed", ms=0, error=error)
-        finally:
-            self._job = None
-            _AT_WORK.release()
-            self._enable(True)
+            line = self._text("panel.failed", ms=0, error=error)
+        self._job = None
+        _AT_WORK.release()
+        self._enable(True)
+        self.status.value = line
 
     def _enable(self, idle: bool) -> None:
         for button in (*self.run, self.over):
@@ -129,7 +129,7 @@ class Panel(Shown, VBox):  # type: ignore[misc]
         self._enable(True)
         self._draw()
 
-    def _carry_out(self, command: Command) -> None:
+    def _carry_out(self, command: Command) -> str:
         if self._fresh:
             self._chapter.empty()
             self._fresh = False
@@ -151,9 +151,9 @@ class Panel(Shown, VBox):  # type: ignore[misc]
         self._draw()
         for watcher in self._watchers:
             watcher(this)
-        self.status.value = press.outcome(this, self._text)
+        return press.outcome(this, self._text)
 
-    def _replay(self) -> None:
+    def _replay(self) -> str:
         """Show the last press again, event by event, slowly; the times told are the real ones."""
         this = self.presses[-1]
         shown = {
@@ -166,7 +166,7 @@ class Panel(Shown, VBox):  # type: ignore[misc]
             if self._halt.wait(_PAUSE):
                 break
         self._draw()
-        self.status.value = self._text("panel.replayed", ms=this.ms)
+        return self._text("panel.replayed", ms=this.ms)
 
     def _draw(self) -> None:
         this = self.presses[-1] if self.presses else None
