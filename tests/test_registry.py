@@ -187,6 +187,20 @@ def test_basic_authorization(client: Open) -> None:
                 client(hub.domain, auths).manifest(APP, "1")
 
 
+def test_docker_hubs_login_is_not_for_mirrors_nor_for_the_embedded_hub(
+    hub: Scripted, client: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("minirt.registry.client.DOCKER_HUB", hub.url)
+    with Scripted(auth="basic") as greedy:
+        greedy.image(APP, "1", LAYERS)
+        auths = {"https://index.docker.io/v1/": login()}
+        assert client("docker.io", auths, Settings((greedy.url,))).manifest(APP, "1")
+        assert hub.seen("token")[0].headers["authorization"] == BASIC
+        with pytest.raises(Unauthorized):
+            client("docker.io", auths, endpoint=greedy.url).manifest(APP, "1")
+        assert greedy.seen("registry") and not [r for r in greedy.seen("registry") if "authorization" in r.headers]
+
+
 def test_a_token_that_ran_out_is_replaced(hub: Scripted, client: Open) -> None:
     registry = client(hub.domain)
     registry.manifest(APP, "1")
