@@ -71,7 +71,7 @@ def run(
     root: Path | str | None = None,
     hub: str | None = None,
 ) -> Result:
-    """`docker run`: pull if it is not here, create, start, wait. A `command` given as text is split as a shell would."""
+    """`docker run`: pull if it is not here, create, start, wait. A `command` of text is split as a shell would."""
     import shlex
 
     words = shlex.split(command) if isinstance(command, str) else list(command or ())

@@ -1,10 +1,11 @@
 """User namespaces: how a plain user becomes "root" over ids of their own, and which ids those are.
 
-Three mappings, best first: *root* (we are root: no namespace, ids as they are), *subuids* (id 0 is the user, 1… are the
-user's range in /etc/subuid, set by newuidmap), *single* (id 0 is the user and there is no other). `None` means the
-machine refuses user namespaces. The mapping, not the namespace, decides who owns a file, so every process that needs to
-be root over those files (unpack worker, shim) makes a namespace of its own with the same rows; none has to be kept
-alive, and no file is left that its owner cannot remove. Source: user_namespaces(7), newuidmap(1), subuid(5). Taught in chapter 07.
+Three mappings, best first: *root* (we are root: no namespace, ids as they are), *subuids* (id 0 is the user, 1… are
+the user's range in /etc/subuid, set by newuidmap), *single* (id 0 is the user and there is no other). `None` means
+the machine refuses user namespaces. The mapping, not the namespace, decides who owns a file, so every process that
+needs to be root over those files (unpack worker, shim) makes a namespace of its own with the same rows; none has to
+be kept alive, and no file is left that its owner cannot remove. Source: user_namespaces(7), newuidmap(1), subuid(5).
+Taught in chapter 07.
 """
 
 from __future__ import annotations
@@ -80,9 +81,7 @@ def _ranges(path: str, uid: int) -> list[tuple[int, int]]:
             rows = [line.strip().split(":") for line in file]
     except OSError:
         return []
-    return [
-        (int(r[1]), int(r[2])) for r in rows if len(r) == 3 and r[0] in names and r[1].isdigit() and r[2].isdigit()
-    ]
+    return [(int(r[1]), int(r[2])) for r in rows if len(r) == 3 and r[0] in names and r[1].isdigit() and r[2].isdigit()]
 
 
 def _stack(ranges: list[tuple[int, int]]) -> list[tuple[int, int, int]]:
@@ -136,7 +135,8 @@ def become_root(ids: IdMapping) -> None:
 def _write_maps(pid: int, ids: IdMapping) -> None:
     """Map `pid`'s new namespace: ourselves for one id, by the set-uid tools of uidmap for a range."""
     if ids.single:
-        for name, text in (("setgroups", "deny"), ("uid_map", "%d %d %d" % ids.uids[0]), ("gid_map", "%d %d %d" % ids.gids[0])):
+        uid, gid = (" ".join(str(number) for number in rows[0]) for rows in (ids.uids, ids.gids))
+        for name, text in (("setgroups", "deny"), ("uid_map", uid), ("gid_map", gid)):
             try:
                 with open(f"/proc/{pid}/{name}", "w", encoding="ascii") as file:
                     file.write(text)
@@ -158,7 +158,10 @@ def detect() -> IdMapping | None:
     if not best.rootless:
         return best
     for ids in dict.fromkeys((best, IdMapping(best.uids[:1], best.gids[:1]))):
-        if subprocess.run(child.command("minirt.userns", json.dumps([ids.uids, ids.gids])), check=False).returncode == 0:
+        if (
+            subprocess.run(child.command("minirt.userns", json.dumps([ids.uids, ids.gids])), check=False).returncode
+            == 0
+        ):
             return ids
     return None
 

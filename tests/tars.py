@@ -11,7 +11,7 @@ FILE, HARDLINK, SYMLINK, CHAR, BLOCK, DIR, FIFO = b"0", b"1", b"2", b"3", b"4", 
 
 
 def entry(name: str | bytes, kind: bytes = FILE, content: bytes = b"", **fields: Any) -> bytes:
-    """One entry, in PAX form: `linkname mode uid gid mtime devmajor devminor pax_headers` as `tarfile.TarInfo` has them."""
+    """One entry, in PAX form: `linkname mode uid gid mtime devmajor devminor pax_headers` as in TarInfo."""
     info = tarfile.TarInfo(name if isinstance(name, str) else name.decode("utf-8", "surrogateescape"))
     info.type, info.size = kind, len(content)
     info.mode = 0o755 if kind == DIR else 0o644

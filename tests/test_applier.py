@@ -1,6 +1,6 @@
 """Unpacking: what honest layers become on disk, and every way a hostile one tries to get out of its folder.
 
-Each archive goes through the real worker process, as whoever runs the tests. A canary outside the layer must never change.
+Each archive goes through the real worker process, as whoever runs the tests. A canary outside must never change.
 """
 
 from __future__ import annotations
@@ -111,7 +111,8 @@ def test_later_entries_replace_earlier_ones_of_any_kind(lab: Lab) -> None:
         entry("s", SYMLINK, linkname="/"), entry("s", DIR), entry("s/in", content=b"2"),
         entry("f", content=b"3"), entry("f", DIR), entry("g", content=b"4"), entry("g", content=b"5"),
         entry("h", content=b"6"), entry("i", content=b"7"), entry("h", HARDLINK, linkname="i"),
-        entry("deep/er/x", content=b"8"), entry("deep", content=b"9"), entry("deep", DIR), entry("deep/er", content=b"10"),
+        entry("deep/er/x", content=b"8"), entry("deep", content=b"9"), entry("deep", DIR),
+        entry("deep/er", content=b"10"),
     )  # fmt: skip
     assert os.readlink(layer / "a") == "/tmp"
     assert (layer / "s").is_dir() and not (layer / "s").is_symlink() and (layer / "s" / "in").read_bytes() == b"2"
@@ -179,10 +180,10 @@ ESCAPES = {
     "dotdot": [entry("../canary", content=b"dead")],
     "dotdot-inside": [entry("a/../../canary", content=b"dead")],
     "link-relative": [entry("l", SYMLINK, linkname="../../../.."), entry("l/canary", content=b"dead")],
-    "link-absolute": [entry("l", SYMLINK, linkname="{canary}"), entry("l", content=b"1"), entry("l/x", content=b"dead")],
+    "link-absolute": [entry("l", SYMLINK, linkname="{canary}"), entry("l"), entry("l/x", content=b"dead")],
     "link-to-folder": [entry("l", SYMLINK, linkname="{outside}"), entry("l/canary", content=b"dead")],
     "link-chain": [
-        entry("a", SYMLINK, linkname="b"), entry("b", SYMLINK, linkname="{outside}"), entry("a/canary", content=b"dead"),
+        entry("a", SYMLINK, linkname="b"), entry("b", SYMLINK, linkname="{outside}"), entry("a/canary", content=b"d"),
     ],
     "link-up-and-out": [
         entry("d", DIR), entry("d/up", SYMLINK, linkname=".."), entry("d/up/up", SYMLINK, linkname=".."),

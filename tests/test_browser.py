@@ -111,8 +111,11 @@ def saved(page: Any, path: Path) -> dict[str, Any]:
 def press(page: Any, panel: Any, name: str, done: str | re.Pattern[str]) -> None:
     button = panel.get_by_role("button", name=name, exact=True)
     expect(button).to_be_enabled(timeout=20_000)
+    status = panel.get_by_role("status")
+    before = status.inner_text()
     button.click()
-    expect(panel.get_by_role("status")).to_contain_text(done, timeout=40_000)
+    expect(status).not_to_have_text(before)
+    expect(status).to_contain_text(done, timeout=40_000)
 
 
 def test_chapter_04_in_jupyterlab(page: Any, lab: str, tmp_path: Path) -> None:

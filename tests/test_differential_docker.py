@@ -180,6 +180,13 @@ EXCUSES: dict[str, list[tuple[str, str]]] = {
     ],
     "mounts": [
         (
+            r"/ overlay rw,nodev,relatime",
+            "a device node in the image or made on it opens nothing: docker has device rules",
+        ),
+        (r"/ overlay rw,relatime", "as above"),
+        (r"/dev tmpfs rw,nosuid,(nodev,)?size=65536k,mode=755", "as above"),
+        (r"/dev/(null|zero|full|random|urandom|tty) tmpfs rw,nosuid,size=65536k,mode=755", "so each device is a mount"),
+        (
             r"/sys/fs/cgroup tmpfs r[ow],.*",
             "docker's config asks for read-only too, but its runc leaves this tmpfs writable",
         ),
@@ -220,7 +227,7 @@ COMMANDS = {
 def _lines(output: bytes) -> list[str]:
     """Lines with single blanks (ls and /proc pad), without what changes from run to run or with the store's path."""
     text = re.sub(r"^(d\S+) +\d+ (.*) (proc|sys)$", r"\1 N \2 \3", output.decode(), flags=re.MULTILINE)
-    text = re.sub(r"^(/ overlay rw,relatime),.*", r"\1", text, flags=re.MULTILINE)
+    text = re.sub(r"^(/ overlay rw(,nodev)?,relatime),.*", r"\1", text, flags=re.MULTILINE)
     return [" ".join(line.split()) for line in text.splitlines()]
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from minirt.client import Client
 
 _FORWARDED = ("SIGINT", "SIGTERM", "SIGQUIT", "SIGHUP", "SIGUSR1", "SIGUSR2")
-_PATIENCE = 3  # a command that is pid 1 and handles no SIGINT never sees one: the third ends it
+_PATIENCE = 30  # a command that is pid 1 and handles no SIGINT never sees one: the third ends it
 
 
 @command(

@@ -21,11 +21,11 @@ from minirt import trace
 from minirt.engine.filters import matches
 from minirt.engine.images import epoch
 from minirt.engine.naming import random_name
+from minirt.engine.settings import settle
 from minirt.errors import Conflict, InvalidInput, NotFound, StartError, Unsupported
-from minirt.image.config import ImageConfig
 from minirt.image.platform import Platform
 from minirt.runtime import container as runtime
-from minirt.runtime.spec import ContainerOptions, environment, write_bundle
+from minirt.runtime.spec import write_bundle
 from minirt.runtime.state import now
 from minirt.store import snapshots
 from minirt.store.files import locked, write_atomic
@@ -68,7 +68,7 @@ class Containers:
             folder = self._store.containers / identity
             folder.mkdir(mode=0o700)
             try:
-                config, options = _settle(body, image.config, identity, ids)
+                config, options = settle(body, image.config, identity, ids)
                 record = {
                     "Id": identity,
                     "Name": name,
@@ -142,7 +142,7 @@ class Containers:
         trace.publish("container", "start", id=record["Id"], name=record["Name"], pid=pid)
 
     def wait(self, name: str) -> int:
-        """POST /containers/{id}/wait: the exit status, once every byte of output is written. Removes with AutoRemove."""
+        """POST /containers/{id}/wait: the exit status, once all output is written. Removes with AutoRemove."""
         record = self._find(name)
         code = runtime.wait(self._folder(record))
         trace.publish("container", "exit", id=record["Id"], name=record["Name"], exit_code=code)
@@ -334,72 +334,6 @@ class Containers:
 
     def _image_size(self, record: dict[str, Any]) -> int:
         return next((named.size for named in self._store.names.all() if str(named.id) == record["Image"]), 0)
-
-
-def _settle(
-    body: dict[str, Any], image: ImageConfig, identity: str, ids: IdMapping
-) -> tuple[dict[str, Any], ContainerOptions]:
-    """The image's settings with the request's on top (docker's rules): Engine API Config, and what the runtime needs."""
-    host = body.get("HostConfig") or {}
-    entrypoint = body.get("Entrypoint")
-    if isinstance(entrypoint, str):
-        entrypoint = [entrypoint]
-    # An entrypoint given as [""] clears the image's own.
-    cleared = tuple(word for word in entrypoint if word) if entrypoint else None
-    command = image.command(tuple(body.get("Cmd") or ()), cleared)
-    if not command:
-        raise InvalidInput("No command specified")
-    network = str(host.get("NetworkMode") or "none")
-    network = "none" if network in ("default", "") else network
-    if network not in ("none", "host"):
-        raise Unsupported(f"network {network!r} is not supported yet: use none or host")
-    hostname = str(body.get("Hostname") or (os.uname().nodename if network == "host" else identity[:12]))
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]{0,62}", hostname):
-        raise InvalidInput(f"invalid hostname: {hostname[:80]!r}")
-    user = str(body.get("User") or image.user)
-    cwd = str(body.get("WorkingDir") or image.working_dir or "/")
-    if not cwd.startswith("/"):
-        raise InvalidInput(f"the working directory {cwd[:80]!r} is invalid, it needs to be an absolute path")
-    env = environment(hostname, image.env, [str(item) for item in body.get("Env") or []])
-    config = {
-        "Hostname": hostname,
-        "User": user,
-        "Tty": bool(body.get("Tty")),
-        "OpenStdin": bool(body.get("OpenStdin")),
-        "AttachStdin": bool(body.get("AttachStdin")),
-        "AttachStdout": bool(body.get("AttachStdout")),
-        "AttachStderr": bool(body.get("AttachStderr")),
-        "Env": env,
-        "Cmd": list(body.get("Cmd") or image.cmd),
-        "Entrypoint": list(entrypoint or image.entrypoint) or None,
-        "Image": body.get("Image"),
-        "WorkingDir": cwd,
-        "Labels": image.labels | (body.get("Labels") or {}),
-        "StopSignal": body.get("StopSignal") or image.stop_signal,
-        "Path": command,
-    }
-    options = ContainerOptions(
-        args=command,
-        env=env,
-        cwd=cwd,
-        hostname=hostname,
-        network="host" if network == "host" else "none",
-        no_new_privileges=_no_new_privileges(host.get("SecurityOpt") or []),
-        readonly=bool(host.get("ReadonlyRootfs")),
-        ids=ids,
-    )
-    return config, options
-
-
-def _no_new_privileges(options: list[str]) -> bool:
-    """On unless switched off: stricter than docker's default, as set-uid programs in an image are seldom wanted."""
-    value = True
-    for option in options:
-        name, _, text = option.replace(":", "=", 1).partition("=")
-        if name != "no-new-privileges" or text not in ("", "true", "false"):
-            raise Unsupported(f"--security-opt {option[:80]!r} is not supported yet")
-        value = text != "false"
-    return value
 
 
 def _auto_remove(record: dict[str, Any]) -> bool:

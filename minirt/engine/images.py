@@ -108,7 +108,8 @@ class Images:
         by_id = not _is_name(name, named)
         if by_id and len({n.reference.name for n in tagged}) > 1 and not force:
             raise Conflict(
-                f"conflict: unable to delete {named.id.short} (must be forced) - image is referenced in multiple repositories"
+                f"conflict: unable to delete {named.id.short} (must be forced) - "
+                "image is referenced in multiple repositories"
             )
         going = family if by_id else [n for n in family if n.reference == named.reference]
         last = len(going) == len(family)
@@ -116,7 +117,8 @@ class Images:
         if users and last and not force:
             what = f"unable to delete {named.id.short}" if by_id else f'unable to remove repository reference "{name}"'
             raise Conflict(
-                f"conflict: {what} (must force) - container {users[0][:12]} is using its referenced image {named.id.short}"
+                f"conflict: {what} (must force) - container {users[0][:12]} "
+                f"is using its referenced image {named.id.short}"
             )
         self._store.names.remove(n.reference for n in going)
         out = [{"Untagged": n.reference.familiar} for n in going if n.reference.tag]

@@ -5,20 +5,16 @@ from __future__ import annotations
 import secrets
 from collections.abc import Container
 
-_ADJECTIVES = (
-    "brave bright calm clever curious eager fancy gentle happy honest jolly keen kind lively lucky mellow merry "
-    "modest nimble patient proud quick quiet serene shiny silent smart steady sunny swift tender tidy vivid warm wise witty"
-).split()
-_DISHES = (
-    "bibimbap bulgogi bungeoppang gimbap galbi gukbap gyoza hotteok injeolmi japchae jeon jjajang jjigae jokbal kalguksu "
-    "kimchi kongguksu mandu miyeok naengmyeon ramyeon samgyetang seolleongtang songpyeon sundubu tteokbokki yakgwa yukgaejang"
-).split()
+_ADJECTIVES = """brave bright calm clever curious eager fancy gentle happy honest jolly keen kind lively lucky mellow
+merry modest nimble patient proud quick quiet serene shiny smart steady sunny swift tender tidy vivid warm wise witty"""
+_DISHES = """bibimbap bulgogi bungeoppang gimbap galbi gukbap hotteok injeolmi japchae jeon jjajang jjigae kalguksu
+kongguksu mandu miyeok naengmyeon ramyeon samgyetang seolleongtang songpyeon sundubu tteokbokki yakgwa yukgaejang"""
 
 
 def random_name(taken: Container[str]) -> str:
     """A name not in `taken`; a number is added once the plain ones run short."""
     for attempt in range(1000):
-        name = f"{secrets.choice(_ADJECTIVES)}_{secrets.choice(_DISHES)}"
+        name = f"{secrets.choice(_ADJECTIVES.split())}_{secrets.choice(_DISHES.split())}"
         if attempt >= 6:
             name += str(secrets.randbelow(10 ** (attempt // 6)))
         if name not in taken:

@@ -2,8 +2,8 @@
 
 Each layer in flight has a thread (its HTTP stream) and an unpack worker (a process); there are as many as cores. The
 biggest layers start first, so that none is left running alone at the end. Progress is docker's JSON lines (`status`,
-`id`, `progressDetail`), as `POST /images/create` streams them. A pull that ends early, by error, Ctrl-C or a reader that
-goes away, keeps the bytes it has; the name appears only when everything is verified. Taught in chapter 04.
+`id`, `progressDetail`), as `POST /images/create` streams them. A pull that ends early, by error, Ctrl-C or a reader
+that goes away, keeps the bytes it has; the name appears only when everything is verified. Taught in chapter 04.
 """
 
 from __future__ import annotations

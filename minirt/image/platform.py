@@ -19,7 +19,8 @@ _ARCHITECTURES = {
     "x86_64": ("amd64", ""), "amd64": ("amd64", ""), "x86-64": ("amd64", ""),
     "aarch64": ("arm64", ""), "arm64": ("arm64", ""),
     "i386": ("386", ""), "i686": ("386", ""), "386": ("386", ""),
-    "armhf": ("arm", "v7"), "armv7l": ("arm", "v7"), "armel": ("arm", "v6"), "armv6l": ("arm", "v6"), "arm": ("arm", "v7"),
+    "armhf": ("arm", "v7"), "armv7l": ("arm", "v7"), "armel": ("arm", "v6"), "armv6l": ("arm", "v6"),
+    "arm": ("arm", "v7"),
     "ppc64le": ("ppc64le", ""), "s390x": ("s390x", ""), "riscv64": ("riscv64", ""), "loongarch64": ("loong64", ""),
 }  # fmt: skip
 _PART = re.compile("[A-Za-z0-9_.-]+", re.ASCII)

@@ -48,7 +48,7 @@ class Owner:
 
 
 class Applier:
-    """Applies entries one by one to `root`. `size` counts the bytes of regular files; `notes` what was left out and why."""
+    """Applies entries one by one to `root`. `size` sums regular files, in bytes; `notes` what was left out."""
 
     def __init__(self, root: str | os.PathLike[str], owner: Owner, limits: Limits) -> None:
         self._tree = Tree(root)
@@ -213,7 +213,7 @@ class Applier:
     }
 
     def _metadata(self, entry: tar.Entry, name: bytes, parent: int) -> None:
-        """Owner, mode, xattrs, mtime of something that must not be opened. It was just made here: no one can swap it."""
+        """Owner, mode, xattrs, mtime of something that must not be opened. It was just made here: none can swap it."""
         if self._owner.chown:
             os.chown(name, entry.uid, entry.gid, dir_fd=parent, follow_symlinks=False)
         if entry.type != tar.SYMLINK:

@@ -1,9 +1,10 @@
 """Images as one tar file: what `docker save` writes and `docker load` reads, and OCI archives.
 
-We write both at once, as docker 25 does: an OCI layout, and `manifest.json` beside it whose layers are the same blobs.
-We read either; docker's older form (`<id>/layer.tar`) as well, whose layers become plain tar blobs. Every file of an
-archive is spooled and digested as it streams by; names in it are only keys of a table, never paths on this disk.
-Source: OCI image-spec image-layout.md; the Docker image specification v1.2, "Combined Image JSON + Filesystem Changeset".
+We write both at once, as docker 25 does: an OCI layout, and `manifest.json` beside it whose layers are the same
+blobs. We read either; docker's older form (`<id>/layer.tar`) as well, whose layers become plain tar blobs. Every file
+of an archive is spooled and digested as it streams by; names in it are only keys of a table, never paths on this
+disk. Source: OCI image-spec image-layout.md; the Docker image specification v1.2, "Combined Image JSON + Filesystem
+Changeset".
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from minirt.errors import UnpackError, VerificationError
 from minirt.image.config import ImageConfig
 from minirt.image.descriptor import INDEX_TYPES, OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST, Descriptor
 from minirt.image.digest import Digest
-from minirt.image.manifest import MAX_DOCUMENT, Index, Manifest, encode, parse
+from minirt.image.manifest import MAX_DOCUMENT, Index, Manifest, parse
 from minirt.image.platform import Platform
 from minirt.image.reference import Reference
 from minirt.store import tar
@@ -106,7 +107,7 @@ def _merged(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def load(store: Store, stream: BinaryIO) -> Iterator[tuple[Image, list[Reference]]]:
-    """Read an archive into the store's blobs; yields each image with its names. Raises UnpackError, VerificationError."""
+    """Read an archive into the blobs; yields each image with its names. Raises UnpackError, VerificationError."""
     with tempfile.TemporaryDirectory(prefix=".load-", dir=store.root) as folder:
         files = _Spool(Path(folder), stream)
         if "manifest.json" in files.sizes:

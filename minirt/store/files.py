@@ -1,4 +1,4 @@
-"""Changing files so that a crash at any moment leaves the old content or the new, never half: write aside, fsync, rename.
+"""Changing files so that a crash leaves the old content or the new, never half: write aside, fsync, rename.
 
 Locks are advisory file locks, which the kernel drops when their holder dies however it dies. Source: rename(2),
 fsync(2), flock(2).

@@ -1,9 +1,8 @@
 """Decompression as a stream: gzip (several members), zstd (several frames) or none, with a limit on what comes out.
 
-What the media type promises is not trusted: the first bytes decide, as docker does. After the last gzip member only zero
-padding may follow. Memory is bounded whatever the data: no step returns more than a megabyte.
-Libraries: isal (four times zlib's speed; the standard zlib where it is missing) and zstandard.
-Source: RFC 1952, RFC 8878.
+What the media type promises is not trusted: the first bytes decide, as docker does. After the last gzip member only
+zero padding may follow. Memory is bounded whatever the data: no step returns more than a megabyte. Libraries: isal
+(four times zlib's speed; the standard zlib where it is missing) and zstandard. Source: RFC 1952, RFC 8878.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Unpacked layers: `layers/<form>/<DiffID>/`, complete or absent, shared by every image that names the DiffID.
 
-The *form* is what the same archive looks like for different rights: overlay's xattr namespace and the id mapping. Beside
-each folder `<DiffID>.json` holds what unpacking found (bytes, entries, what was left out).
-Invariant: one process at a time works on a layer, under its lock; a folder is never changed after it got its name.
+The *form* is what the same archive looks like for different rights: overlay's xattr namespace and the id mapping.
+Beside each folder `<DiffID>.json` holds what unpacking found (bytes, entries, what was left out). Invariant: one
+process at a time works on a layer, under its lock; a folder is never changed after it got its name.
 """
 
 from __future__ import annotations

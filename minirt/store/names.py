@@ -60,7 +60,7 @@ class Names:
         return [named for entry in self._layout.index() if (named := _named(entry))]
 
     def find(self, text: str) -> Named:
-        """By reference (a tag's or a digest's), image ID or its prefix, as docker looks up. Raises NotFound, Conflict."""
+        """By reference (a tag's or a digest's), image ID or its prefix, as docker does. Raises NotFound, Conflict."""
         names = self.all()
         hexadecimal = text.removeprefix("sha256:")
         by_id = [n for n in names if re.fullmatch("[0-9a-f]{1,64}", hexadecimal) and n.id.hex.startswith(hexadecimal)]

@@ -249,7 +249,7 @@ class Store:
         return [folder for folder in self.containers.iterdir() if not (folder / "container.json").exists()]
 
     def remove_folder(self, folder: Path, ids: IdMapping | None) -> None:
-        """Remove a container's folder, whoever owns its files; its record goes first, so it is half made if cut short."""
+        """Remove a container's folder, whoever owns its files; its record goes first, so half a removal shows."""
         (folder / "container.json").unlink(missing_ok=True)
         if ids is not None and ids.rootless:
             work({"action": "remove", "paths": [str(folder)]}, ids)

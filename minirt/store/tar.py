@@ -29,7 +29,7 @@ _ZERO = bytes(BLOCK)
 
 @dataclass(slots=True)
 class Entry:
-    """One file of the archive. `size` in bytes as the file will have it; `mtime` in nanoseconds; `mode` permission bits.
+    """One file of the archive. `size` in bytes as the file will have it; `mtime` in nanoseconds.
 
     `sparse` lists (offset, length) of the data regions where the archive left the holes out.
     """

@@ -2,11 +2,11 @@
 
     stdin → sha256 + ingest file → inflate → sha256 (the DiffID) → tar applier → rename blob, rename folder
 
-It holds no credentials, no network and no terminal, and for a plain user it is root only of that user's own ids. What it
-read before (an ingest a crash left, or a blob that is already here) it takes from the file first. It answers with JSON
-lines on stdout; the last is `{"done": …}` or `{"error": …}`. Nothing appears under its final name before both digests
-matched; `syncfs` comes before the folder's rename, so a power cut leaves it complete or absent.
-Also done here, because it needs the same rights over mapped ids: removing, measuring and copying trees.
+It holds no credentials, no network and no terminal, and for a plain user it is root only of that user's own ids. What
+it read before (an ingest a crash left, or a blob that is already here) it takes from the file first. It answers with
+JSON lines on stdout; the last is `{"done": …}` or `{"error": …}`. Nothing appears under its final name before both
+digests matched; `syncfs` comes before the folder's rename, so a power cut leaves it complete or absent. Also done
+here, because it needs the same rights over mapped ids: removing, measuring and copying trees.
 """
 
 from __future__ import annotations
