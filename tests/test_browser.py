@@ -194,9 +194,16 @@ def test_chapter_04_in_jupyterlab(page: Any, lab: str, tmp_path: Path) -> None:
     assert "widget-view" not in text and "Run this cell in JupyterLab to get the buttons" in text
     menu(page, "Kernel", "Restart Kernel…")
     page.get_by_role("dialog").get_by_role("button", name="Confirm Kernel Restart").click()
-    shown = cell(page, "chapter.quiz()").locator(".mrt-choice").first
-    expect(shown).to_have_class(re.compile("jupyter-widgets-disconnected"), timeout=30_000)
-    assert "run this cell again" in shown.evaluate("e => getComputedStyle(e, '::before').content")
+    for name, part in (
+        ("chapter.quiz()", ".mrt-choice"),
+        ("chapter.transcript(first)", ".mrt-panel"),
+        ("typo =", ".mrt-panel"),
+    ):
+        shown = cell(page, name).locator(part).first
+        expect(cell(page, name).locator(".jupyter-widgets-disconnected").first).to_be_attached(timeout=30_000)
+        again = shown.evaluate("e => getComputedStyle(e, '::before').content")
+        assert again == '"The kernel was restarted: run this cell again."'
+        assert shown.get_by_role("button").count() == 0, "a dead button is still offered"
     page.goto("about:blank")
     open_chapter(page, lab)
     expect(cell(page, 'first = chapter.panel("run hello-world"')).to_contain_text("to get the buttons: Run hello-world")

@@ -15,7 +15,7 @@ from minirt.client import Client
 from minirt.errors import InvalidInput
 from minirt.notebook import exercise, flow
 from minirt.notebook.catalogue import Strings
-from minirt.notebook.choice import Choice, Quiz, prediction
+from minirt.notebook.choice import Questions, prediction, quiz
 from minirt.notebook.markup import image
 from minirt.notebook.panel import Panel
 from minirt.notebook.status import Status
@@ -107,7 +107,7 @@ class Chapter:
         alt = " ".join(self.text.table("flow.step")[str(number)].rstrip(":") + "." for number in range(1, 5))
         return Picture(flow.draw(state, self.text, self.here, self._later), f"{self.text('flow.title')} {alt}")
 
-    def predict(self, name: str) -> Choice:
+    def predict(self, name: str) -> Questions:
         return prediction(self.text, f"{self.number}.predict.{name}")
 
     def panel(self, *commands: str, fresh: bool = False, slow: bool = False) -> Panel:
@@ -126,8 +126,8 @@ class Chapter:
         """The exercise's check as a plain call."""
         return exercise.check(self, name)
 
-    def quiz(self) -> Quiz:
-        return Quiz(self.text, f"{self.number}.quiz")
+    def quiz(self) -> Questions:
+        return quiz(self.text, f"{self.number}.quiz")
 
     def clean_up(self) -> list[str]:
         """Remove what this chapter made; the names of the images left: none."""

@@ -45,27 +45,30 @@ class Choice(Shown, AnyWidget):  # type: ignore[misc]
         self.answer, self.verdict = self._reply(self.chosen) if known else (self._text("choice.none"), "")
 
 
-def prediction(text: Strings, key: str) -> Choice:
-    """The prediction at catalogue key `NN.predict.NAME`: it is noted and not yet judged; the run is the judge."""
-    table = text.table(key)
-    options = list(table["options"])
-    return Choice(
-        text,
-        table["question"],
-        options,
-        text("choice.predict"),
-        lambda i: (text("choice.noted", option=options[i]), ""),
-    )
+class Questions(Shown, VBox):  # type: ignore[misc]
+    """Questions under each other. The box around them is what is marked when the kernel is gone."""
 
-
-class Quiz(Shown, VBox):  # type: ignore[misc]
-    """The questions at catalogue key `NN.quiz`, each option with its verdict and reason."""
-
-    def __init__(self, text: Strings, key: str) -> None:
-        self.questions = [_question(text, number, entry) for number, entry in enumerate(text.table(key), 1)]
+    def __init__(self, questions: Sequence[Choice]) -> None:
+        self.questions = list(questions)
         super().__init__(self.questions)
         self.plain = "\n\n".join(question.plain for question in self.questions)
         self.page = "".join(question.page for question in self.questions)
+
+
+def prediction(text: Strings, key: str) -> Questions:
+    """The prediction at catalogue key `NN.predict.NAME`: it is noted and not yet judged; the run is the judge."""
+    table = text.table(key)
+    options = list(table["options"])
+
+    def reply(index: int) -> tuple[str, str]:
+        return text("choice.noted", option=options[index]), ""
+
+    return Questions([Choice(text, table["question"], options, text("choice.predict"), reply)])
+
+
+def quiz(text: Strings, key: str) -> Questions:
+    """The questions at catalogue key `NN.quiz`, each option with its verdict and reason."""
+    return Questions([_question(text, number, entry) for number, entry in enumerate(text.table(key), 1)])
 
 
 def _question(text: Strings, number: int, entry: dict[str, Any]) -> Choice:
