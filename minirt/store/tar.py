@@ -245,18 +245,16 @@ def _check(entry: Entry) -> None:
 
 def _number(raw: bytes, what: str) -> int:
     """An octal field, or GNU's base-256 (high bit set, two's complement)."""
+    text = raw.strip(b" \0")
+    if not text:
+        return 0
     if raw[0] & 0x80:
         value = int.from_bytes(raw, "big") & ~(1 << (8 * len(raw) - 1))
         return value - (1 << (8 * len(raw) - 1)) if raw[0] & 0x40 else value
-    text = raw.strip(b" \0").partition(b"\0")[0].strip()
-    if not text:
-        return 0
-    try:
-        if not text.isdigit():
-            raise ValueError
-        return int(text, 8)
-    except ValueError:
-        raise UnpackError(f"not a tar archive (bad {what} in a header)") from None
+    text = text if text.isdigit() else text.partition(b"\0")[0].strip()
+    if not text.isdigit() or b"8" in text or b"9" in text:
+        raise UnpackError(f"not a tar archive (bad {what} in a header)")
+    return int(text, 8)
 
 
 def _decimal(text: bytes, what: str) -> int:

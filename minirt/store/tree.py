@@ -64,10 +64,13 @@ class Tree:
         return fd
 
     def _make(self, path: bytes) -> None:
-        """mkdir -p, each step from the descriptor of the one above."""
-        here = os.dup(self.root)
+        """mkdir -p, each step from the descriptor of the one above, beginning with the nearest that is open."""
+        near = path.rpartition(b"/")[0]
+        while near and near not in self._open:
+            near = near.rpartition(b"/")[0]
+        here = os.dup(self._open.get(near, self.root))
         try:
-            for component in path.split(b"/"):
+            for component in path[len(near) :].lstrip(b"/").split(b"/"):
                 with contextlib.suppress(FileExistsError):
                     os.mkdir(component, 0o755, dir_fd=here)
                 below = os.open(component, _DIRECTORY | _NOFOLLOW, dir_fd=here)
