@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import nbformat
 import pytest
 
-from minirt.errors import InvalidInput
+from minirt.errors import InvalidInput, NotFound
 from minirt.notebook import flow, lab, normal
 from minirt.notebook.catalogue import Strings, languages
 from minirt.notebook.markup import VIEW, esc, image
@@ -159,3 +159,8 @@ def test_lab_copies_cleared_keeps_work_and_resets(
     assert str(kept) in capsys.readouterr().out
     with pytest.raises(InvalidInput, match="no chapter '99'"):
         lab.main([f"--folder={tmp_path}", "--reset=99"])
+    with pytest.raises(NotFound, match="the course is not there in 'xx' yet"):
+        lab.main([f"--folder={tmp_path}", "--lang=xx"])
+    monkeypatch.setattr(lab, "__file__", str(tmp_path / "site-packages" / "minirt" / "notebook" / "lab.py"))
+    with pytest.raises(NotFound, match="install minirt from a clone"):
+        lab.main([f"--folder={tmp_path}"])

@@ -102,7 +102,7 @@ def test_a_slow_pull_fills_its_bars_and_stop_ends_it(chapter: Chapter, monkeypat
     monkeypatch.setattr(Chapter, "SLOW", 200_000)
     slow = chapter.panel("pull greeter:1.0", fresh=True, slow=True)
     slow.run[0].click()
-    until(lambda: re.search(r'max="\d+" value="[1-9]\d*"></progress></td><td>Downloading<', slow._story.value))
+    until(lambda: re.search(r'max="\d+" value="[1-9]\d*"></progress></td><td>Downloading<', slow._story.value), 8)
     slow.stop.click()
     slow.wait(20)
     assert slow.presses[-1].code is None and "Stopped by you" in slow.status.value and idle(slow)
@@ -138,7 +138,7 @@ def test_replay_tells_the_real_times_and_can_be_stopped(chapter: Chapter, monkey
     until(lambda: "step 1 of" in shown.status.value)
     shown.stop.click()
     shown.wait(5)
-    assert idle(shown)
+    assert idle(shown) and not any("step 2 of" in line for line in lines[len(steps) + 2 :])
 
 
 def test_exercise_check_looks_at_the_real_cache(chapter: Chapter) -> None:

@@ -23,10 +23,12 @@ def chapters(lang: str = "en") -> dict[str, Path]:
     """The course's notebooks by chapter number, as they came with this checkout. Raises NotFound when they did not."""
     top = Path(__file__).resolve().parents[2] / "notebooks"
     found = {path.name[:2]: path for path in sorted((top if lang == "en" else top / lang).glob("[0-9][0-9]-*.ipynb"))}
+    if not found and lang != "en" and any(top.glob("[0-9][0-9]-*.ipynb")):
+        raise NotFound(f"the course is not there in {lang!r} yet: leave out --lang for English")
     if not found:
         raise NotFound(
-            f"no notebooks in {'this language' if top.is_dir() else str(top)}: install minirt from a clone of its"
-            " repository, `pip install -e .`, so that the course lies beside the package"
+            f"no notebooks in {top}: install minirt from a clone of its repository, `pip install -e .`,"
+            " so that the course lies beside the package"
         )
     return found
 
