@@ -97,7 +97,6 @@ def test_stop_ends_a_container_and_one_panel_works_at_a_time(chapter: Chapter) -
     assert sleeper.presses[-1].code == 137 and "Stopped by you" in sleeper.status.value and idle(sleeper)
 
 
-@pytest.mark.xfail(reason="on a slow line a blob is handed on by the MiB: no progress in between, and no Stop")
 def test_a_slow_pull_fills_its_bars_and_stop_ends_it(chapter: Chapter, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Chapter, "SLOW", 200_000)
     slow = chapter.panel("pull greeter:1.0", fresh=True, slow=True)

@@ -43,9 +43,11 @@ def hub(console: Console, values: Values, arguments: list[str]) -> None:
 @command(
     "",
     """
-        --lang string   Language of the course: ko or en
-        --no-browser    Print the address, open nothing
-        --port int      Port of JupyterLab
+        --folder string   Your copy of the course (~/minirt-course when not given)
+        --lang string     Language of the course: ko or en
+        --no-browser      Print the address, open nothing
+        --port int        Port of JupyterLab
+        --reset list      Put your copy of a chapter (04) aside and begin with a new one
     """,
 )
 def lab(console: Console, values: Values, arguments: list[str]) -> int:
@@ -53,5 +55,6 @@ def lab(console: Console, values: Values, arguments: list[str]) -> int:
 
     if values["lang"] not in (None, "ko", "en"):
         raise InvalidInput(f"--lang {values['lang']}: the course is in ko and en")
-    words = [f"--{name}={values[name]}" for name in ("lang", "port") if values[name] is not None]
-    return int(main(words + ["--no-browser"] * values["no-browser"]) or 0)
+    words = [f"--{name}={values[name]}" for name in ("folder", "lang", "port") if values[name] is not None]
+    words += [f"--reset={chapter}" for chapter in values["reset"]]
+    return main(words + ["--no-browser"] * values["no-browser"])

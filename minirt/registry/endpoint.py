@@ -27,6 +27,7 @@ from minirt.registry.credentials import Credentials
 from minirt.registry.transport import Transient, Transport, Unreachable, printable
 
 CHUNK = 1 << 20  # bytes
+_HOLD = 0.1  # seconds until what has arrived is handed on, though it is less: progress moves on a slow line too
 _ACCEPT = ", ".join((OCI_INDEX, OCI_MANIFEST, DOCKER_INDEX, DOCKER_MANIFEST))
 _MAX_PAGES = 1000
 _RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)", re.ASCII)
@@ -134,7 +135,7 @@ class Endpoint:
                     f"blob {digest}: the registry sends {announced} bytes where {skip + left} are left"
                 )
             held: list[bytes] = []
-            have = 0
+            have, since = 0, time.monotonic()
             try:
                 for piece in self._transport.pieces(response):
                     if skip:
@@ -142,9 +143,9 @@ class Endpoint:
                         skip, piece = skip - dropped, piece[dropped:]
                     if have + len(piece) > left:
                         raise VerificationError(f"blob {digest}: the registry sends more than {size} bytes")
-                    if have + len(piece) > CHUNK:
+                    if have and (have + len(piece) > CHUNK or time.monotonic() - since > _HOLD):
                         yield b"".join(held)
-                        left, held, have = left - have, [], 0
+                        left, held, have, since = left - have, [], 0, time.monotonic()
                     held.append(piece)
                     have += len(piece)
             except Transient:

@@ -32,7 +32,7 @@ def probe() -> list[dict[str, Any]]:
     who = IdMapping() if uid == 0 else best
     single = IdMapping(((0, uid, 1),), ((0, os.getgid(), 1),))
     rows = [_row("kernel", os.uname().release, _attempt("kernel", IdMapping()), "Linux 5.12 or newer is needed")]
-    rows.append(_row("root", "you are root" if uid == 0 else f"you are uid {uid}: containers are rootless", "", ""))
+    rows.append(_row("user", "you are root" if uid == 0 else f"you are uid {uid}: containers are rootless", "", ""))
     userns = _attempt("uts namespace", single)
     rows.append(_row("user namespace", "a plain user can be root over their own ids", userns, _userns_hint()))
     if uid:
