@@ -3,7 +3,7 @@
 It speaks to `minirt.client` alone, and to `hub` and `notebook` for the two verbs that are those boxes. A verb's module
 is imported when the verb is called, so that `minirt run` starts fast. The verbs are taught with their nouns' chapters.
 Exit status, as docker's: 125 for an option we do not know or any failure of ours in `run`; 126, 127, 128+n the
-container's; 130 interrupted; 141 nobody reads our output; else 1.
+container's, 1 where its output could not be handed on; 130 interrupted; 141 nobody reads our output; else 1.
 """
 
 from __future__ import annotations

@@ -7,8 +7,11 @@ us are the container's too. Its exit status is ours.
 from __future__ import annotations
 
 import os
+import select
 import signal
+import stat
 import sys
+import time
 from contextlib import suppress
 from queue import SimpleQueue
 from threading import Thread
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
     from minirt.client import Client
 
 _FORWARDED = ("SIGINT", "SIGTERM", "SIGQUIT", "SIGHUP", "SIGUSR1", "SIGUSR2")
-_PATIENCE = 30  # a command that is pid 1 and handles no SIGINT never sees one: the third ends it
+_PATIENCE = 3  # a command that is pid 1 and handles no SIGINT never sees one: the third ends it
 
 
 @command(
@@ -170,10 +173,18 @@ def attached(console: Console, container: str, interactive: bool) -> int:
     """Start a container on our own streams, forward signals to it, and wait; its exit status."""
     proxy = _SignalProxy(console, container)
     try:
-        streams = [_open(descriptor) for descriptor in (0, 1, 2)]
-        console.client.start(container, stdin=streams[0] if interactive else None, stdout=streams[1], stderr=streams[2])
+        stdin, stdout, stderr = (_open(descriptor) for descriptor in (0, 1, 2))
+        if interactive and stdin is not None and os.isatty(stdin):
+            stdin = _typed(stdin)
+        console.client.start(container, stdin=stdin if interactive else None, stdout=stdout, stderr=stderr)
         proxy.started()
-        return int(console.client.wait(container))
+        code = int(console.client.wait(container))
+        return 1 if proxy.unread else code
+    except MinirtError as error:
+        if not proxy.runs:
+            raise
+        console.error(error)
+        return 1  # as docker: the command ran, but what it wrote is lost
     finally:
         proxy.close()
 
@@ -184,8 +195,23 @@ def _open(descriptor: int) -> int | None:
     return None if closed else descriptor
 
 
+def _typed(terminal: int) -> int:
+    """What is typed there, in a pipe: only we read a terminal, so it is the shell's again when we stop or die."""
+    outlet, inlet = os.pipe()
+
+    def copy() -> None:
+        with suppress(OSError), os.fdopen(inlet, "wb", buffering=0) as pipe:
+            while data := os.read(terminal, 4096):
+                pipe.write(data)
+
+    Thread(target=copy, daemon=True).start()
+    return outlet
+
+
 class _SignalProxy:
     """Sends the signals we get to the container, those that come before it runs as soon as it does.
+
+    A reader of our output that goes away is one more: SIGPIPE ends a command at its next write, but spares a pid 1.
 
     A handler interrupts any line of ours, an import too, so it only notes the signal; a thread sends it.
     """
@@ -196,13 +222,30 @@ class _SignalProxy:
         self._container = container
         self._caught: SimpleQueue[int | None] = SimpleQueue()
         self._previous = {}
+        self.runs = self.unread = False
         for number in (getattr(signal, name) for name in _FORWARDED):
             if signal.getsignal(number) is not signal.SIG_IGN:  # nohup's wish stands
                 self._previous[number] = signal.signal(number, lambda number, _frame: self._caught.put(number))
 
     def started(self) -> None:
         """The container runs: send what was and will be caught."""
+        self.runs = True
         Thread(target=self._send, daemon=True).start()
+        if sys.__stdout__ is not None and stat.S_ISFIFO(os.fstat(1).st_mode):
+            Thread(target=self._watch_reader, daemon=True).start()
+
+    def _watch_reader(self) -> None:
+        """End what goes on writing for nobody: docker leaves it to fill the disk with its log."""
+        poll = select.poll()
+        poll.register(1, 0)  # tells when the last reader goes
+        poll.poll()
+        with suppress(MinirtError, OSError):  # it has just exited
+            log = self._client.inspect_container(self._container)["LogPath"]
+            size = os.stat(log).st_size
+            while os.stat(log).st_size == size:
+                time.sleep(0.1)
+            self.unread = True
+            self._caught.put(signal.SIGKILL)
 
     def _send(self) -> None:
         interrupts = 0

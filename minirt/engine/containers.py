@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import secrets
 import signal as signals
@@ -22,7 +21,7 @@ from minirt.engine.filters import matches
 from minirt.engine.images import epoch
 from minirt.engine.naming import random_name
 from minirt.engine.settings import settle
-from minirt.errors import Conflict, InvalidInput, NotFound, StartError, Unsupported
+from minirt.errors import Conflict, InvalidInput, MinirtError, NotFound, StartError, Unsupported
 from minirt.image.platform import Platform
 from minirt.runtime import container as runtime
 from minirt.runtime.spec import write_bundle
@@ -126,13 +125,10 @@ class Containers:
         """POST /containers/{id}/start, with the streams to attach. Raises StartError, Conflict."""
         record = self._find(name)
         folder = self._folder(record)
-        status = runtime.status(folder)
-        if status.state == "running":
-            return
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(folder / "exit.json")
         try:
             pid = runtime.start(folder, IdMapping.from_json(record["ids"]), stdin, stdout, stderr)
+        except Conflict:  # it runs already
+            return
         except StartError as error:
             ended = {"exit_code": error.exit_code, "finished": now(), "error": str(error), "oom_killed": False}
             write_atomic(folder / "exit.json", json.dumps(ended).encode())
@@ -142,12 +138,18 @@ class Containers:
         trace.publish("container", "start", id=record["Id"], name=record["Name"], pid=pid)
 
     def wait(self, name: str) -> int:
-        """POST /containers/{id}/wait: the exit status, once all output is written. Removes with AutoRemove."""
+        """POST /containers/{id}/wait: the exit status, once all output is written. Removes with AutoRemove.
+
+        Raises MinirtError where a given stdout or stderr could not take the output.
+        """
         record = self._find(name)
         code = runtime.wait(self._folder(record))
+        lost = runtime.status(self._folder(record)).error
         trace.publish("container", "exit", id=record["Id"], name=record["Name"], exit_code=code)
         if _auto_remove(record):
             self._remove(record)
+        if lost.startswith("write "):
+            raise MinirtError(lost)
         return code
 
     def kill(self, name: str, signal: int | str = "KILL") -> None:
@@ -165,12 +167,8 @@ class Containers:
         folder = self._folder(record)
         if runtime.status(folder).state != "running":
             return
-        runtime.signal(folder, _signal(record["Config"].get("StopSignal") or "TERM"))
-        try:
-            runtime.wait(folder, timeout)
-        except TimeoutError:
-            runtime.signal(folder, signals.SIGKILL)
-            runtime.wait(folder, 10)
+        if not _end(folder, _signal(record["Config"].get("StopSignal") or "TERM"), timeout):
+            _kill(folder)
         if _auto_remove(record):
             self._remove(record)
 
@@ -178,15 +176,15 @@ class Containers:
         """DELETE /containers/{id}. Raises Conflict for a running one without `force`."""
         record = self._find(name)
         folder = self._folder(record)
-        if runtime.status(folder).state == "running":
-            if not force:
-                raise Conflict(
-                    f'cannot remove container "/{record["Name"]}": container is running: '
-                    "stop the container before removing or force remove"
-                )
-            runtime.signal(folder, signals.SIGKILL)
-            runtime.wait(folder, 10)
-        self._remove(record)
+        with contextlib.suppress(FileNotFoundError), runtime.hold(folder):  # gone: someone else removed it
+            if runtime.status(folder).state == "running":
+                if not force:
+                    raise Conflict(
+                        f'cannot remove container "/{record["Name"]}": container is running: '
+                        "stop the container before removing or force remove"
+                    )
+                _kill(folder)
+            self._remove(record)
 
     def _remove(self, record: dict[str, Any]) -> None:
         with contextlib.suppress(FileNotFoundError):  # someone else removes it too
@@ -338,6 +336,22 @@ class Containers:
 
 def _auto_remove(record: dict[str, Any]) -> bool:
     return bool(record["HostConfig"].get("AutoRemove"))
+
+
+def _end(folder: Path, signal: int, seconds: float) -> bool:
+    """Send the signal; whether the container ends in time. Its shim may stay for a reader slow with the last output."""
+    with contextlib.suppress(Conflict):  # it has just ended
+        runtime.signal(folder, signal)
+    end = time.monotonic() + seconds
+    while (running := runtime.status(folder).state == "running") and time.monotonic() < end:
+        with contextlib.suppress(TimeoutError):
+            runtime.wait(folder, min(seconds, 0.05))
+    return not running
+
+
+def _kill(folder: Path) -> None:
+    if not _end(folder, signals.SIGKILL, 10):
+        raise MinirtError("the container still runs 10 s after SIGKILL")
 
 
 def _signal(signal: int | str) -> int:

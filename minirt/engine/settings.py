@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from typing import Any
 
 from minirt.errors import InvalidInput, Unsupported
@@ -30,7 +29,7 @@ def settle(
     if network not in ("none", "host"):
         raise Unsupported(f"network {network!r} is not supported yet: use none or host")
     hostname = str(body.get("Hostname") or (os.uname().nodename if network == "host" else identity[:12]))
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]{0,62}", hostname):
+    if len(os.fsencode(hostname)) > 64:  # sethostname(2) takes no more, and as docker's any byte
         raise InvalidInput(f"invalid hostname: {hostname[:80]!r}")
     user = str(body.get("User") or image.user)
     cwd = str(body.get("WorkingDir") or image.working_dir or "/")

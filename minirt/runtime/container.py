@@ -5,10 +5,12 @@ Whoever starts a container may die; any other process of the same user can go on
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal as signals
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from minirt.runtime import state
 from minirt.userns import IdMapping
 
 _KILLED = 128 + 9  # what a container that went down with its shim exits with
+_MFD_EXEC = 0x10  # memfd_create(2): needed where sysctl vm.memfd_noexec is 1
 
 
 @dataclass(frozen=True)
@@ -40,11 +43,29 @@ def start(
     The fds stay the caller's; None reads nothing and writes to the log only. Raises StartError with docker's text and
     exit code, Conflict where it runs already.
     """
-    if status(folder).state == "running":
-        raise Conflict("the container is already running")
-    for name in ("run.json", "exit.json"):
-        (folder / name).unlink(missing_ok=True)
-    _check_mapping(folder, ids)
+    with hold(folder):
+        if status(folder).state == "running":
+            raise Conflict("the container is already running")
+        for name in ("run.json", "exit.json"):
+            (folder / name).unlink(missing_ok=True)
+        _check_mapping(folder, ids)
+        return _start(folder, stdin, stdout, stderr)
+
+
+@contextlib.contextmanager
+def hold(folder: Path) -> Iterator[None]:
+    """Keep others from starting or removing the container meanwhile. FileNotFoundError where it is removed already."""
+    import fcntl
+
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _start(folder: Path, stdin: int | None, stdout: int | None, stderr: int | None) -> int:
     status_read, status_write = os.pipe()
     opened = [status_read, status_write, os.open(os.devnull, os.O_RDWR), _interpreter()]
     try:
@@ -91,7 +112,11 @@ def _interpreter() -> int:
     import fcntl
 
     with open(sys.executable, "rb") as file:
-        copy = os.memfd_create("python", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+        try:
+            copy = os.memfd_create("python", flags | _MFD_EXEC)
+        except OSError:  # before kernel 6.3 every memfd may be executed
+            copy = os.memfd_create("python", flags)
         while os.sendfile(copy, file.fileno(), None, 1 << 30):
             pass
     fcntl.fcntl(
@@ -137,7 +162,8 @@ def wait(folder: Path, timeout: float | None = None) -> int:
                 raise TimeoutError(f"the container still runs after {timeout:g} s" if timeout is not None else "")
         finally:
             os.close(fd)
-    return status(folder).exit_code
+    end = status(folder)
+    return _KILLED if end.state == "created" else end.exit_code  # created: its folder is gone, removed by force
 
 
 def signal(folder: Path, signum: int) -> None:

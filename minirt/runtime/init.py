@@ -159,6 +159,8 @@ class Init:
             raise StartError("the working directory is outside of the container: refused (CVE-2024-21626)")
         args = self.process["args"]
         program = find(args[0], self.env.get("PATH", ""))
+        if not os.access(program, os.X_OK):
+            raise StartError(f"exec {program}: permission denied", 126)
         linux.close_range(3, cloexec=True)
         for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
             signal.signal(number, signal.SIG_DFL)
@@ -178,7 +180,7 @@ def find(name: str, path: str) -> str:
             mode = os.stat(name).st_mode
         except OSError as error:
             reason = (error.strerror or "").lower()
-            code = 127 if error.errno == errno.ENOENT else 126
+            code = {errno.ENOENT: 127, errno.EACCES: 126}.get(error.errno or 0, 125)
             raise StartError(f'exec: "{name}": stat {name}: {reason}', code) from error
         if stat.S_ISDIR(mode) or not mode & 0o111:
             raise StartError(f'exec: "{name}": permission denied', 126)

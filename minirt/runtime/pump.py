@@ -8,6 +8,7 @@ A reader that goes away ends its copy only; the log goes on. Taught in chapter 0
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 
@@ -25,6 +26,7 @@ class Copy:
         self.sink: int | None = sink
         self.stream = stream
         self.pending = b""
+        self.error = ""  # why output was lost, where its reader did not just leave
 
     def read(self, log: Log) -> bool:
         """Take one chunk from the source; False at its end."""
@@ -47,7 +49,9 @@ class Copy:
             self.pending = self.pending[os.write(self.sink, self.pending[:_WRITE]) :]
         except BlockingIOError:
             return  # somebody else's non-blocking terminal: the poll says when
-        except OSError:
+        except OSError as error:
+            if self.stream and error.errno != errno.EPIPE:
+                self.error = f"write /dev/{self.stream}: {(error.strerror or '').lower()}"
             self.stop()
 
     def stop(self) -> None:

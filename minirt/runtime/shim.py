@@ -91,19 +91,25 @@ def _shim(folder: str, config: dict[str, Any], snapshot: dict[str, Any]) -> NoRe
         pid, copies = _fork_init(folder, config)
         pidfd = os.pidfd_open(pid)
         run["init"] = state.identify(_machine_pid(pidfd))
-        log = Log(os.path.join(folder, "log"))
+        log, exit_path = Log(os.path.join(folder, "log")), os.path.join(folder, "exit.json")
+        state.reserve(exit_path)
         state.write_json(os.path.join(folder, "run.json"), {**run, "started": state.now()})
         _tell({"pid": run["init"]["pid"]})
     except Exception as error:  # the process boundary, as above; init dies with this namespace
         _tell_failure(error)
         os._exit(1)
-    pump(copies, log, pidfd)
-    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    log.close()
-    exit_ = {"exit_code": code if code >= 0 else 128 - code, "finished": state.now(), "error": log.error}
-    state.write_json(os.path.join(folder, "exit.json"), {**exit_, "oom_killed": False})
-    flush(copies)
-    os._exit(0)
+    try:
+        pump(copies, log, pidfd)
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        log.close()
+        exit_ = {"exit_code": code if code >= 0 else 128 - code, "finished": state.now(), "error": log.error}
+        exit_["oom_killed"] = False
+        state.write_json(exit_path, exit_)
+        flush(copies)
+        if lost := [copy.error for copy in copies if copy.error]:
+            state.write_json(exit_path, {**exit_, "error": lost[0]})
+    finally:
+        os._exit(0)  # nobody is left to tell: what has no exit.json is dead
 
 
 def _resolve_user(folder: str, config: dict[str, Any]) -> None:
@@ -112,7 +118,7 @@ def _resolve_user(folder: str, config: dict[str, Any]) -> None:
     if not os.path.exists(path):
         return
     with open(path, encoding="utf-8") as file:
-        text = file.read().strip()
+        text = file.read()
     who = user.resolve(mounts.Root(os.path.join(folder, "rootfs")), text)
     for kind, key in (("uid", "uidMappings"), ("gid", "gidMappings")):
         rows = config["linux"].get(key)
@@ -122,6 +128,8 @@ def _resolve_user(folder: str, config: dict[str, Any]) -> None:
                 f"{kind} {who[kind]} does not exist here: this user has {count} id(s); see `minirt doctor`"
             )
     config["process"]["user"] = who
+    sets = config["process"]["capabilities"]  # only root has any from the start, as docker sets them
+    sets["effective"] = sets["permitted"] = [] if who["uid"] else sets["bounding"]
     state.write_json(os.path.join(folder, "config.json"), config)
 
 

@@ -123,7 +123,7 @@ def _mounts(options: ContainerOptions) -> list[dict[str, Any]]:
     group = [] if options.ids.single else ["gid=5"]  # the tty group, where there is a second id at all
     if options.ids.rootless and options.network == "host":
         # sysfs shows a network namespace, and only that one's owner may mount it.
-        sys = ("/sys", "bind", "/sys", ["rbind", *closed, "ro"])
+        sys = ("/sys", "bind", "/sys", ["rbind", *closed, "rro"])
     else:
         sys = ("/sys", "sysfs", "sysfs", [*closed, "ro"])
     writable = ["ro"] if options.readonly else []
@@ -150,6 +150,8 @@ def write_bundle(folder: Path, options: ContainerOptions) -> None:
         "hostname": f"{options.hostname}\n".encode(),
         "hosts": (_HOSTS + (f"127.0.1.1\t{options.hostname}\n" if options.hostname else "")).encode(),
     }
+    if options.network == "host" and Path("/etc/hosts").exists():
+        texts["hosts"] = Path("/etc/hosts").read_bytes()
     for name, text in texts.items():
         path = folder / name
         path.write_bytes(text)

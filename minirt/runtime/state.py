@@ -15,6 +15,8 @@ import select
 import time
 from typing import Any
 
+_ROOM = 4096  # bytes: more than the record of an exit takes
+
 
 def now() -> str:
     """The time as docker writes it: RFC 3339, UTC, nanoseconds."""
@@ -23,10 +25,17 @@ def now() -> str:
 
 
 def write_json(path: str, value: dict[str, Any]) -> None:
-    """Replace the file as one step."""
-    with open(path + ".new", "w", encoding="utf-8") as file:
+    """Replace the file as one step. Where `reserve` took the room before, this works on a full disk too."""
+    with open(os.open(path + ".new", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666), "w", encoding="utf-8") as file:
         json.dump(value, file, indent=1)
+        file.truncate()
     os.rename(path + ".new", path)
+
+
+def reserve(path: str) -> None:
+    """Take the room on disk for what `write_json` will have to say. OSError where there is none left."""
+    with open(path + ".new", "wb") as file:
+        file.write(bytes(_ROOM))
 
 
 def read_json(path: str) -> dict[str, Any] | None:

@@ -8,6 +8,7 @@ from /etc/group, only where no group is given. Rules and messages are docker's (
 from __future__ import annotations
 
 import os
+import re
 import stat
 from typing import Any
 
@@ -16,6 +17,7 @@ from minirt.runtime.mounts import Root
 
 MAX_ID = 2**31 - 1
 _MAX_FILE = 4 << 20  # bytes
+_NUMBER = re.compile("[+-]?[0-9]+")
 
 
 def resolve(root: Root, text: str) -> dict[str, Any]:
@@ -24,15 +26,15 @@ def resolve(root: Root, text: str) -> dict[str, Any]:
     uid = gid = 0
     known = ""
     for row in _rows(root, "/etc/passwd", 4):
-        if row[2].isdigit() and (name in (row[0], row[2]) or (not name and row[2] == "0")):
-            known, uid, gid = row[0], int(row[2]), int(row[3]) if row[3].isdigit() else 0
+        if _means(name or "0", row):
+            known, uid, gid = row[0], int(row[2]), int(row[3][:20]) if _NUMBER.fullmatch(row[3]) else 0
             break
     else:
         uid = _number(name, "user", "passwd") if name else 0
     groups: list[int] = []
-    rows = [row for row in _rows(root, "/etc/group", 3) if row[2].isdigit()]
+    rows = _rows(root, "/etc/group", 3)
     if group:
-        listed = [int(row[2]) for row in rows if group in (row[0], row[2])]
+        listed = [int(row[2]) for row in rows if _means(group, row)]
         gid = listed[0] if listed else _number(group, "group", "group")
     elif known:
         groups = [int(row[2]) for row in rows if len(row) > 3 and known in row[3].split(",")]
@@ -49,8 +51,13 @@ def home(root: Root, uid: int) -> str:
     return "/"
 
 
+def _means(text: str, row: list[str]) -> bool:
+    """A number is always an id: an image cannot make 1000 the name of its root."""
+    return int(row[2]) == int(text[:20]) if _NUMBER.fullmatch(text) else row[0] == text
+
+
 def _number(text: str, what: str, file: str) -> int:
-    if not text.removeprefix("-").isascii() or not text.removeprefix("-").isdigit():
+    if not _NUMBER.fullmatch(text):
         raise StartError(f"unable to find {what} {text}: no matching entries in {file} file")
     return _check(int(text[:20]))
 
@@ -62,7 +69,7 @@ def _check(number: int) -> int:
 
 
 def _rows(root: Root, path: str, fields: int) -> list[list[str]]:
-    """The file's lines, cut at colons, that have enough fields; none where the image has no such file."""
+    """The file's lines, cut at colons, with enough fields and an id third; none where the image has no such file."""
     try:
         fd = root.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except (FileNotFoundError, NotADirectoryError):
@@ -70,6 +77,6 @@ def _rows(root: Root, path: str, fields: int) -> list[list[str]]:
     with os.fdopen(fd, "rb") as file:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise StartError(f"{path} of the image is not a regular file")
-        lines = file.read(_MAX_FILE).decode("utf-8", "surrogateescape").splitlines()
+        lines = file.read(_MAX_FILE).decode("utf-8", "surrogateescape").split("\n")
     rows = [[field.strip() for field in line.split(":")] for line in lines]
-    return [row for row in rows if len(row) >= fields]
+    return [row for row in rows if len(row) >= fields and re.fullmatch("[0-9]{1,20}", row[2])]
