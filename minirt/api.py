@@ -6,6 +6,7 @@ MINIRT_HUB). Errors are `minirt.errors.MinirtError`, one clear line each.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from minirt.client import Client
-from minirt.errors import NotFound
+from minirt.errors import InvalidInput, MinirtError, NotFound
 from minirt.trace import Events
 
 
@@ -74,7 +75,10 @@ def run(
     """`docker run`: pull if it is not here, create, start, wait. A `command` of text is split as a shell would."""
     import shlex
 
-    words = shlex.split(command) if isinstance(command, str) else list(command or ())
+    try:
+        words = shlex.split(command) if isinstance(command, str) else list(command or ())
+    except ValueError as error:
+        raise InvalidInput(f"the command {command!r} cannot be split into words: {error}") from error
     body = {
         "Image": name,
         "Cmd": words,
@@ -95,8 +99,13 @@ def run(
         with tempfile.TemporaryFile() as given:
             given.write(stdin or b"")
             given.seek(0)
-            client.start(identity, given.fileno() if stdin is not None else None, out.fileno(), err.fileno())
-            code = client.wait(identity)
+            try:
+                client.start(identity, given.fileno() if stdin is not None else None, out.fileno(), err.fileno())
+                code = client.wait(identity)
+            except KeyboardInterrupt:  # nobody else will stop it
+                with contextlib.suppress(MinirtError):
+                    client.remove(identity, force=True)
+                raise
         return Result(code, _content(out.fileno()), _content(err.fileno()))
 
 

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from minirt import trace
-from minirt.errors import InvalidInput, MinirtError, Unsupported
+from minirt.errors import InvalidInput, MinirtError, StoreError, Unsupported
 
 if TYPE_CHECKING:
     from minirt.engine import Engine
@@ -29,8 +29,11 @@ def default_root() -> Path:
         return Path(value).absolute()
     if sys.platform == "linux" and os.geteuid() == 0:
         return Path("/var/lib/minirt")
-    data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
-    return Path(data) / "minirt"
+    data = Path(os.environ.get("XDG_DATA_HOME") or ".")
+    try:  # a relative one is to be ignored (XDG base directory specification)
+        return (data if data.is_absolute() else Path.home() / ".local" / "share") / "minirt"
+    except RuntimeError as error:
+        raise InvalidInput("this user has no home directory: set MINIRT_ROOT to a folder for the store") from error
 
 
 class Client:
@@ -74,6 +77,10 @@ class Client:
         except MinirtError as error:
             status = error.status
             raise
+        except OSError as error:
+            status = StoreError.status
+            where = f": {os.fsdecode(error.filename)}" if isinstance(error.filename, str | bytes) else ""
+            raise StoreError(f"{error.strerror or error}{where}") from error
         finally:
             ms = (time.monotonic() - start) * 1000
             trace.publish("client", "response", method=method, path=path, status=status, ms=ms)
@@ -188,10 +195,12 @@ class Client:
 
     def check(self) -> list[dict[str, Any]]:
         """Rows `{"what", "problem"}` of what does not verify."""
-        return self._engine.check()
+        with self._request("GET", "/minirt/check"):
+            return self._engine.check()
 
     def prune(self) -> dict[str, Any]:
-        return self._engine.prune()
+        with self._request("POST", "/minirt/prune"):
+            return self._engine.prune()
 
     def doctor(self) -> list[dict[str, Any]]:
         """Rows `{"capability", "works", "detail", "hint"}`: what this machine can do, found by trying."""

@@ -60,12 +60,20 @@ def mapping(uid: int | None = None) -> IdMapping:
     """The best mapping this user has a right to by /etc/subuid and newuidmap; says nothing about the kernel's leave."""
     uid = os.getuid() if uid is None else uid
     if uid == 0:
-        return IdMapping()
+        ids = IdMapping(_here("/proc/self/uid_map"), _here("/proc/self/gid_map"))
+        return IdMapping() if ids.uids == ((0, 0, 2**32 - 1),) else ids
     gid = os.getgid()
     sub_uids, sub_gids = _ranges("/etc/subuid", uid), _ranges("/etc/subgid", uid)
     if sub_uids and sub_gids and shutil.which("newuidmap") and shutil.which("newgidmap"):
         return IdMapping(((0, uid, 1), *_stack(sub_uids)), ((0, gid, 1), *_stack(sub_gids)))
     return IdMapping(((0, uid, 1),), ((0, gid, 1),))
+
+
+def _here(path: str) -> tuple[tuple[int, int, int], ...]:
+    """The ids that exist in our own user namespace, as rows that map each to itself."""
+    with open(path, encoding="ascii") as file:
+        rows = [line.split() for line in file]
+    return tuple((int(inside), int(inside), int(count)) for inside, _, count in rows)
 
 
 def _ranges(path: str, uid: int) -> list[tuple[int, int]]:
@@ -133,10 +141,11 @@ def become_root(ids: IdMapping) -> None:
 
 
 def _write_maps(pid: int, ids: IdMapping) -> None:
-    """Map `pid`'s new namespace: ourselves for one id, by the set-uid tools of uidmap for a range."""
-    if ids.single:
-        uid, gid = (" ".join(str(number) for number in rows[0]) for rows in (ids.uids, ids.gids))
-        for name, text in (("setgroups", "deny"), ("uid_map", uid), ("gid_map", gid)):
+    """Map `pid`'s new namespace: ourselves for one id or as root, by the set-uid tools of uidmap for a range."""
+    if ids.single or os.geteuid() == 0:
+        uid, gid = ("\n".join(" ".join(map(str, row)) for row in rows) for rows in (ids.uids, ids.gids))
+        deny = [("setgroups", "deny")] if ids.single else []
+        for name, text in (*deny, ("uid_map", uid), ("gid_map", gid)):
             try:
                 with open(f"/proc/{pid}/{name}", "w", encoding="ascii") as file:
                     file.write(text)
@@ -155,8 +164,6 @@ def _write_maps(pid: int, ids: IdMapping) -> None:
 def detect() -> IdMapping | None:
     """The mapping that really works here, found by trying in a child; None where user namespaces are refused."""
     best = mapping()
-    if not best.rootless:
-        return best
     for ids in dict.fromkeys((best, IdMapping(best.uids[:1], best.gids[:1]))):
         if (
             subprocess.run(child.command("minirt.userns", json.dumps([ids.uids, ids.gids])), check=False).returncode
@@ -171,6 +178,7 @@ def main(argument: str) -> int:
     uids, gids = json.loads(argument)
     try:
         become_root(IdMapping.from_json({"uids": uids, "gids": gids}))
-    except Unsupported:
+        linux.unshare(linux.CLONE_NEWNS)  # with a user namespace or the name root alone nothing is won
+    except (Unsupported, OSError):
         return 1
     return 0

@@ -121,8 +121,9 @@ class Engine:
     def df(self) -> dict[str, Any]:
         """GET /system/df: bytes of disk."""
         folder = self.store.layers.folder
-        layers = work({"action": "measure", "path": str(folder)}, self.store.ids)["bytes"] if folder.is_dir() else 0
-        blobs = sum(self.store.layout.blob(digest).stat().st_size for digest in self.store.layout.blobs())
+        layers = work({"action": "measure", "paths": [str(folder)]}, self.store.ids)["bytes"]
+        with self.store.using():
+            blobs = sum(self.store.layout.blob(digest).stat().st_size for digest in self.store.layout.blobs())
         return {
             "LayersSize": layers + blobs,
             "Images": self.images.summaries(),

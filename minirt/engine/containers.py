@@ -118,7 +118,7 @@ class Containers:
         trace.publish("cache", "look-up", image=asked, found=True)
         for layer, diff_id in image.layers:
             if not self._store.layers.complete(layer, diff_id):
-                self._store.layers.fetch(layer, diff_id, lambda offset: ())
+                self._store.layers.fetch(layer, diff_id)
         return image, warnings
 
     def start(self, name: str, stdin: int | None = None, stdout: int | None = None, stderr: int | None = None) -> None:
@@ -143,7 +143,10 @@ class Containers:
         Raises MinirtError where a given stdout or stderr could not take the output.
         """
         record = self._find(name)
-        code = runtime.wait(self._folder(record))
+        folder = self._folder(record)
+        code = runtime.wait(folder)
+        if not code and runtime.status(folder).state == "created":
+            code = 128 + signals.SIGKILL  # removed by force under our eyes, its status with it
         lost = runtime.status(self._folder(record)).error
         trace.publish("container", "exit", id=record["Id"], name=record["Name"], exit_code=code)
         if _auto_remove(record):
@@ -189,6 +192,15 @@ class Containers:
     def _remove(self, record: dict[str, Any]) -> None:
         with contextlib.suppress(FileNotFoundError):  # someone else removes it too
             self._store.remove_folder(self._folder(record), IdMapping.from_json(record["ids"]))
+
+    def _discard(self, record: dict[str, Any]) -> bool:
+        """Remove it unless it runs by now; whether it was we who removed it."""
+        folder = self._folder(record)
+        with contextlib.suppress(FileNotFoundError), runtime.hold(folder):
+            if runtime.status(folder).state != "running":
+                self._remove(record)
+                return True
+        return False
 
     def summaries(
         self,
@@ -285,9 +297,9 @@ class Containers:
         gone, freed = [], 0
         with locked(self._store.root / "containers.lock"):
             for record in list(self._records()):
-                if runtime.status(self._folder(record)).state != "running":
-                    freed += self._size(record)
-                    self._remove(record)
+                size = self._size(record)
+                if self._discard(record):
+                    freed += size
                     gone.append(record["Id"])
             for folder in self._store.half_made():
                 self._store.remove_folder(folder, self._store.ids)
@@ -300,12 +312,12 @@ class Containers:
                 status = runtime.status(self._folder(record))
                 ended = epoch(status.finished or "")
                 if status.state == "dead" or (ended and time.time() - ended > _AUTO_REMOVE_GRACE):
-                    self._remove(record)
+                    self._discard(record)
 
     def _records(self) -> Iterator[dict[str, Any]]:
-        for folder in self._store.containers.iterdir():
-            with contextlib.suppress(FileNotFoundError):  # half made, or being removed
-                record: dict[str, Any] = json.loads((folder / "container.json").read_bytes())
+        for path in self._store.containers.glob("*/container.json"):
+            with contextlib.suppress(FileNotFoundError):  # being removed
+                record: dict[str, Any] = json.loads(path.read_bytes())
                 yield record
 
     def _find(self, name: str) -> dict[str, Any]:
@@ -326,9 +338,8 @@ class Containers:
     def _size(self, record: dict[str, Any]) -> int:
         """Bytes of the write layer."""
         folder = self._folder(record)
-        upper = folder / "upper"
-        path = upper if upper.exists() else folder
-        return int(work({"action": "measure", "path": str(path)}, IdMapping.from_json(record["ids"]))["bytes"])
+        path = folder / "upper" if (folder / "upper").exists() else folder
+        return int(work({"action": "measure", "paths": [str(path)]}, IdMapping.from_json(record["ids"]))["bytes"])
 
     def _image_size(self, record: dict[str, Any]) -> int:
         return next((named.size for named in self._store.names.all() if str(named.id) == record["Image"]), 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,6 +16,9 @@ def matches(item: dict[str, Any], filters: Mapping[str, list[str]] | None, known
     for key, values in (filters or {}).items():
         if key not in known:
             raise InvalidInput(f"invalid filter '{key}' (there are: {', '.join(sorted(known))})")
-        if not any(known[key](item, value) for value in values):
-            return False
+        try:
+            if not any(known[key](item, value) for value in values):
+                return False
+        except re.error as error:
+            raise InvalidInput(f"invalid filter '{key}': {error}") from error
     return True

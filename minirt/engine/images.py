@@ -89,12 +89,13 @@ class Images:
 
     def tag(self, source: str, target: str) -> None:
         """POST /images/{name}/tag: give an image one more name. Raises NotFound, InvalidInput."""
-        named = self._store.names.find(source)
         reference = Reference.parse(target)
         if reference.digest:
             raise InvalidInput("refusing to create a tag with a digest reference")
-        image = self._store.image(named.manifest)
-        self._name(image, reference, named.target, local=named.local or reference.name != named.reference.name)
+        with self._store.using():
+            named = self._store.names.find(source)
+            image = self._store.image(named.manifest)
+            self._name(image, reference, named.target, local=named.local or reference.name != named.reference.name)
 
     def _name(self, image: Image, reference: Reference, target: Descriptor, local: bool) -> None:
         new = name_image(self._store, reference, target, image.manifest, image.manifest_digest, image.config, local)
@@ -106,12 +107,18 @@ class Images:
         family = [n for n in self._store.names.all() if n.id == named.id]
         tagged = [n for n in family if n.reference.tag]
         by_id = not _is_name(name, named)
-        if by_id and len({n.reference.name for n in tagged}) > 1 and not force:
+        mine = [n for n in family if n.reference.name == named.reference.name]
+        if by_id and (len(tagged) > 1 or len(mine) < len(family)) and not force:
             raise Conflict(
                 f"conflict: unable to delete {named.id.short} (must be forced) - "
                 "image is referenced in multiple repositories"
             )
-        going = family if by_id else [n for n in family if n.reference == named.reference]
+        going, kept = family, []
+        if not by_id and Reference.parse(name).digest:  # its tags stay, and no longer say what the registry calls it
+            going, kept = [n for n in mine if not n.reference.tag], [n for n in mine if n.reference.tag]
+        elif not by_id:  # with the repository's last tag its digests go
+            others = any(n.reference.tag and n.reference != named.reference for n in mine)
+            going = [named] if others else mine
         last = len(going) == len(family)
         users = [i for i, m in self._store.container_images().items() if m == named.manifest]
         if users and last and not force:
@@ -120,14 +127,17 @@ class Images:
                 f"conflict: {what} (must force) - container {users[0][:12]} "
                 f"is using its referenced image {named.id.short}"
             )
-        self._store.names.remove(n.reference for n in going)
+        with self._store.using():
+            self._store.names.remove(n.reference for n in going)
+            for n in kept:
+                self._name(self._store.image(n.manifest), n.reference, n.target, local=True)
         out = [{"Untagged": n.reference.familiar} for n in going if n.reference.tag]
-        if last:
-            out += [{"Untagged": digest} for digest in sorted({n.repo_digest for n in going if n.repo_digest})]
-            if not users:
-                out.append({"Deleted": str(named.id)})
-                gone, _ = self._store.sweep()
-                out += [{"Deleted": str(digest)} for digest in gone]
+        still = {n.repo_digest for n in family if n not in going and n not in kept}
+        digests = {n.repo_digest for n in (*going, *kept) if n.repo_digest} - still
+        out += [{"Untagged": str(digest)} for digest in sorted(map(str, digests))]
+        if last and not users:
+            out.append({"Deleted": str(named.id)})
+            out += [{"Deleted": str(digest)} for digest in self._store.sweep()[0]]
         return out
 
     def prune(self) -> list[dict[str, str]]:
@@ -136,7 +146,8 @@ class Images:
         names = self._store.names.all()
         tagged = {named.id for named in names if named.reference.tag}
         dangling = [n for n in names if n.id not in tagged and n.manifest not in used]
-        self._store.names.remove(n.reference for n in dangling)
+        with self._store.using():
+            self._store.names.remove(n.reference for n in dangling)
         return [{"Deleted": str(image)} for image in dict.fromkeys(n.id for n in dangling)]
 
     def save(self, names: list[str]) -> Iterator[bytes]:
@@ -146,14 +157,18 @@ class Images:
             named = self._store.names.find(name)
             tag = named.reference if named.reference.tag and _is_name(name, named) else None
             wanted.append((self._store.image(named.manifest), tag))
-        return archive.save(self._store.layout, wanted)
+        return self._save(wanted)
+
+    def _save(self, wanted: list[tuple[Image, Reference | None]]) -> Iterator[bytes]:
+        with self._store.using():
+            yield from archive.save(self._store.layout, wanted)
 
     def load(self, stream: BinaryIO) -> Iterator[dict[str, Any]]:
         """POST /images/load: from `docker save`'s or an OCI archive. Yields `{"stream": …}` lines."""
         with self._store.using():
             for image, references in archive.load(self._store, stream):
                 for layer, diff_id in image.layers:
-                    self._store.layers.fetch(layer, diff_id, lambda offset: ())
+                    self._store.layers.fetch(layer, diff_id)
                 target = Descriptor(image.manifest.media_type, image.manifest_digest, image.manifest_size)
                 if not references:
                     unnamed = Reference("docker.io", "library/loaded", None, image.manifest_digest)

@@ -8,6 +8,7 @@ that goes away, keeps the bytes it has; the name appears only when everything is
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import threading
@@ -24,7 +25,7 @@ from minirt.image.manifest import Index, Manifest, parse
 from minirt.image.platform import Platform
 from minirt.image.reference import Reference
 from minirt.store.names import Named
-from minirt.store.store import Store
+from minirt.store.store import Store, pairs
 
 if TYPE_CHECKING:
     from minirt.engine.sources import Sources
@@ -41,7 +42,8 @@ class Pull:
     """One pull of one reference."""
 
     def __init__(self, store: Store, sources: Sources, reference: Reference, wanted: Platform | None) -> None:
-        self._store, self._sources, self._reference = store, sources, reference
+        self._store, self._sources = store, sources
+        self._reference = reference.with_digest(reference.digest) if reference.digest else reference
         self._wanted = wanted
         self._events: queue.SimpleQueue[dict[str, Any] | BaseException | None] = queue.SimpleQueue()
         self._stop = threading.Event()
@@ -82,10 +84,6 @@ class Pull:
         if isinstance(document, Index):
             raise VerificationError("an index inside an index is not supported")
         config = ImageConfig.parse(self._config(registry, document.config))
-        if len(config.diff_ids) != len(document.layers):
-            raise VerificationError(
-                f"image has {len(document.layers)} layers but its config lists {len(config.diff_ids)} DiffIDs"
-            )
         if self._wanted and config.platform not in self._wanted.acceptable() and config.platform.architecture:
             raise NotFound(
                 f"image with reference {self._reference.familiar} was found but does not match the specified platform: "
@@ -94,7 +92,7 @@ class Pull:
         return target, document, content, config
 
     def _config(self, registry: Registry, descriptor: Descriptor) -> bytes:
-        if self._store.layout.has(descriptor.digest):
+        with contextlib.suppress(NotFound, VerificationError):  # a damaged one is asked for again
             return self._store.layout.read(descriptor.digest)
         content = b"".join(registry.blob(self._reference.path, descriptor))
         hasher = descriptor.digest.hasher()
@@ -184,20 +182,19 @@ def name_image(
     local: bool = False,
 ) -> Named:
     """The name's record; its size is that of the unpacked files (of the blobs, where layers stay packed)."""
-    pairs = zip(manifest.layers, config.diff_ids, strict=True)
-    size = sum(store.layers.facts(diff_id).get("size", layer.size) for layer, diff_id in pairs)
+    size = sum(store.layers.facts(diff_id).get("size", layer.size) for layer, diff_id in pairs(manifest, config))
     image = manifest.config.digest
     return Named(reference, target, digest, image, config.created, size, str(config.platform), local)
 
 
 def _unique(manifest: Manifest, config: ImageConfig) -> list[tuple[Descriptor, Digest]]:
     """Each layer once, base first: the same one may stand twice in an image."""
-    pairs: dict[Digest, tuple[Descriptor, Digest]] = {}
-    for layer, diff_id in zip(manifest.layers, config.diff_ids, strict=True):
-        known = pairs.setdefault(layer.digest, (layer, diff_id))
+    found: dict[Digest, tuple[Descriptor, Digest]] = {}
+    for layer, diff_id in pairs(manifest, config):
+        known = found.setdefault(layer.digest, (layer, diff_id))
         if known[1] != diff_id:
             raise VerificationError(f"layer {layer.digest.short} is listed with two different DiffIDs")
-    return list(pairs.values())
+    return list(found.values())
 
 
 def _line(status: str, layer: Descriptor, current: int | None = None) -> dict[str, Any]:

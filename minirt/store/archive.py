@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from minirt.errors import UnpackError, VerificationError
+from minirt.errors import StoreError, UnpackError, VerificationError
 from minirt.image.config import ImageConfig
 from minirt.image.descriptor import INDEX_TYPES, OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST, Descriptor
 from minirt.image.digest import Digest
@@ -62,6 +62,9 @@ def save(layout: Layout, images: list[tuple[Image, Reference | None]]) -> Iterat
                 "Layers": [_blob_name(layer.digest) for layer in manifest.layers],
             }
         )
+    for digest, size in blobs.items():
+        if not layout.has(digest) or layout.blob(digest).stat().st_size != size:
+            raise StoreError(f"blob {digest.short} is missing or damaged: run `minirt system check`")
     documents = {
         "oci-layout": {"imageLayoutVersion": "1.0.0"},
         "index.json": {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": _unique(index)},

@@ -41,23 +41,26 @@ def sync_directory(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def locked(path: Path, shared: bool = False, wait: bool = True) -> Iterator[bool]:
-    """Hold the lock file `path`. Yields False instead of waiting where `wait` is off and another holds it.
+def locked(path: Path, shared: bool = False, wait: bool = True) -> Iterator[int | None]:
+    """Hold the lock file `path`; yields its descriptor, and who inherits that holds the lock as well.
+
+    Yields None instead of waiting where `wait` is off and another holds it.
 
     The file may be removed by its holder: after locking, a file that lost its name is opened anew.
     """
     while True:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
+        mode = os.O_RDONLY if shared else os.O_RDWR  # a read-only store can be looked at
+        fd = os.open(path, mode | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
         try:
             if not _lock(fd, shared, wait):
-                yield False
+                yield None
                 return
             try:
                 same = os.fstat(fd).st_ino == os.stat(path).st_ino
             except FileNotFoundError:
                 same = False
             if same:
-                yield True
+                yield fd
                 return
         finally:
             os.close(fd)

@@ -61,15 +61,16 @@ class Layers:
         except FileNotFoundError:
             return 0
 
-    def fetch(self, layer: Descriptor, diff_id: Digest, feed: Feed) -> bool:
+    def fetch(self, layer: Descriptor, diff_id: Digest, feed: Feed | None = None) -> bool:
         """Make the layer complete: `feed(offset)` gives its blob's bytes from `offset` on. False if it already was.
 
-        Raises VerificationError, UnpackError, StoreError, and whatever `feed` raises; received bytes are kept.
+        Without `feed` the blob must be here, else NotFound. Raises VerificationError, UnpackError, StoreError, and
+        whatever `feed` raises; received bytes are kept.
         """
         (self._root / "ingest").mkdir(exist_ok=True)
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         lock = self._ingest(layer.digest).with_suffix(".lock")
-        with locked(lock):
+        with locked(lock) as held:
             try:
                 if self.complete(layer, diff_id):
                     return False
@@ -79,12 +80,15 @@ class Layers:
                     "size": layer.size,
                     "blob": str(self._layout.blob(layer.digest)),
                     "ingest": str(self._ingest(layer.digest)),
+                    "store": str(self._root),
                 }
                 self._layout.blob(layer.digest).parent.mkdir(exist_ok=True)
                 if not self.ready(diff_id):
                     job |= {"diff_id": diff_id, "layer": str(self.path(diff_id))}
                 have = layer.size if self._layout.has(layer.digest) else self.received(layer)
-                work(job, self.ids, feed(have) if have < layer.size else ())
+                if have < layer.size and feed is None:
+                    raise errors.NotFound(f"layer {layer.digest.short} is not in the store: pull the image again")
+                work(job, self.ids, feed(have) if feed and have < layer.size else (), held)
                 return True
             finally:
                 lock.unlink(missing_ok=True)
@@ -93,8 +97,13 @@ class Layers:
         return self._root / "ingest" / f"{digest.algorithm}-{digest.hex}"
 
 
-def work(job: dict[str, Any], ids: IdMapping | None, feed: Iterable[bytes] = ()) -> dict[str, Any]:
-    """Run one job in a worker process, feeding its stdin; returns its answer. Raises what the worker reports."""
+def work(
+    job: dict[str, Any], ids: IdMapping | None, feed: Iterable[bytes] = (), held: int | None = None
+) -> dict[str, Any]:
+    """Run one job in a worker process, feeding its stdin; returns its answer. Raises what the worker reports.
+
+    The worker inherits the lock `held`: when we are killed, it holds on until it has stopped writing.
+    """
     words = job | {"ids": (ids or IdMapping()).to_json()}
     with tempfile.TemporaryFile() as trouble:
         process = subprocess.Popen(
@@ -104,6 +113,7 @@ def work(job: dict[str, Any], ids: IdMapping | None, feed: Iterable[bytes] = ())
             stderr=trouble,
             start_new_session=True,  # a Ctrl-C is for us; the worker sees its input end
             cwd="/" if os.name == "posix" else None,
+            pass_fds=() if held is None or os.name != "posix" else (held,),
         )
         assert process.stdin and process.stdout
         try:

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from minirt.errors import NotFound, StoreError, VerificationError
+from minirt.errors import InvalidInput, NotFound, StoreError, VerificationError
 from minirt.image.descriptor import OCI_INDEX
 from minirt.image.digest import Digest
 from minirt.image.manifest import MAX_DOCUMENT
@@ -75,13 +74,15 @@ class Layout:
         return digest
 
     def keep(self, digest: Digest, content: bytes) -> None:
-        """Keep a small blob whose digest the caller has checked."""
-        if not self.has(digest):
+        """Keep a small blob whose digest the caller has checked; one that is here but damaged is replaced."""
+        try:
+            self.read(digest)
+        except (NotFound, VerificationError):
             self.blob(digest).parent.mkdir(exist_ok=True)
             write_atomic(self.blob(digest), content, 0o644)
 
     def index(self) -> list[dict[str, Any]]:
-        """The descriptors of index.json. Raises StoreError where it is damaged."""
+        """The descriptors of index.json, other tools' as well. Raises StoreError where it is damaged."""
         try:
             manifests = json.loads(self._index.read_bytes())["manifests"]
         except FileNotFoundError:
@@ -90,7 +91,7 @@ class Layout:
             raise StoreError(f"{self._index} is damaged ({error}): run `minirt system check`") from error
         if not isinstance(manifests, list):
             raise StoreError(f"{self._index} is damaged: run `minirt system check`")
-        return manifests
+        return [entry for entry in manifests if isinstance(entry, dict)]
 
     @contextlib.contextmanager
     def editing(self) -> Iterator[list[dict[str, Any]]]:
@@ -104,8 +105,7 @@ class Layout:
                 write_atomic(self._index, json.dumps(document, indent=1, ensure_ascii=False).encode(), 0o644)
 
     def blobs(self) -> Iterator[Digest]:
-        """Every blob there is."""
-        for folder in sorted((self.path / "blobs").iterdir()):
-            for name in sorted(os.listdir(folder)):
-                if not name.startswith("."):
-                    yield Digest(f"{folder.name}:{name}")
+        """Every blob there is; a file of another name is not ours."""
+        for path in sorted((self.path / "blobs").glob("*/*")):
+            with contextlib.suppress(InvalidInput):
+                yield Digest(f"{path.parent.name}:{path.name}")

@@ -7,9 +7,10 @@ Costs the image's size again for each container, so it is a step down that the u
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
-import shutil
 import stat
+import sys
 from pathlib import Path
 
 from minirt.store.tree import remove
@@ -47,11 +48,32 @@ def _merge(source: bytes, target: bytes, ours: str, links: dict[int, bytes]) -> 
 
 def _copy_one(old: bytes, new: bytes, status: os.stat_result) -> None:
     if stat.S_ISREG(status.st_mode):
-        shutil.copyfile(old, new, follow_symlinks=False)
+        _copy_data(old, new, status.st_size)
     elif stat.S_ISLNK(status.st_mode):
         os.symlink(os.readlink(old), new)
     else:
         os.mknod(new, stat.S_IFMT(status.st_mode) | 0o600, status.st_rdev)
+
+
+def _copy_data(old: bytes, new: bytes, size: int) -> None:
+    """The bytes, but not the holes: a sparse file may be larger than the disk."""
+    with open(old, "rb", buffering=0) as source, open(new, "xb", buffering=0) as copy:
+        copy.truncate(size)
+        at = 0
+        while (at := _data(source.fileno(), at)) < size:
+            end = os.lseek(source.fileno(), at, os.SEEK_HOLE)
+            os.lseek(copy.fileno(), at, os.SEEK_SET)
+            while at < end:
+                at += os.sendfile(copy.fileno(), source.fileno(), at, end - at)
+
+
+def _data(fd: int, at: int) -> int:
+    try:
+        return os.lseek(fd, at, os.SEEK_DATA)
+    except OSError as error:
+        if error.errno != errno.ENXIO:  # nothing but a hole from here on
+            raise
+        return sys.maxsize
 
 
 def _copy_metadata(old: bytes, new: bytes, status: os.stat_result, ours: str) -> None:

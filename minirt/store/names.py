@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from minirt.errors import Conflict, InvalidInput, NotFound
+from minirt.errors import Conflict, InvalidInput, MinirtError, NotFound
 from minirt.image.descriptor import OCI_MANIFEST, Descriptor
 from minirt.image.digest import Digest
 from minirt.image.manifest import Manifest
@@ -59,6 +59,10 @@ class Names:
         """Every name, in the order given."""
         return [named for entry in self._layout.index() if (named := _named(entry))]
 
+    def damaged(self) -> list[str]:
+        """Names whose entry cannot be read: another tool wrote into it."""
+        return [str(name) for entry in self._layout.index() if (name := _name(entry)) and not _named(entry)]
+
     def find(self, text: str) -> Named:
         """By reference (a tag's or a digest's), image ID or its prefix, as docker does. Raises NotFound, Conflict."""
         names = self.all()
@@ -95,7 +99,7 @@ class Names:
                 if old and old.id != named.id and not any(n and n.id == old.id for n in map(_named, entries)):
                     by_digest = str(old.reference.with_digest(old.target.digest))
                     entries.append(_entry(old, by_digest))
-            entries[:] = [e for e in entries if e.get("annotations", {}).get(_OURS + "twin-of") != str(named.reference)]
+            entries[:] = [e for e in entries if _twin_of(e) != str(named.reference)]
             by_digest = str(named.reference.with_digest(named.target.digest))
             if named.reference.tag:
                 entries[:] = [e for e in entries if _name(e) != by_digest]
@@ -121,15 +125,16 @@ class Names:
         """Forget these names; content stays until it is collected."""
         gone = {str(reference) for reference in references}
         with self._layout.editing() as entries:
-            entries[:] = [
-                e
-                for e in entries
-                if _name(e) not in gone and e.get("annotations", {}).get(_OURS + "twin-of") not in gone
-            ]
+            entries[:] = [e for e in entries if _name(e) not in gone and _twin_of(e) not in gone]
 
 
 def _name(entry: dict[str, Any]) -> str | None:
-    name = entry.get("annotations", {}).get(_OURS + "name")
+    name = (entry.get("annotations") or {}).get(_OURS + "name")
+    return name if isinstance(name, str) else None
+
+
+def _twin_of(entry: dict[str, Any]) -> str | None:
+    name = (entry.get("annotations") or {}).get(_OURS + "twin-of")
     return name if isinstance(name, str) else None
 
 
@@ -147,18 +152,21 @@ def _entry(named: Named, name: str) -> dict[str, Any]:
 
 
 def _named(entry: dict[str, Any]) -> Named | None:
-    """Our view of a descriptor; None for one that is not ours (a twin, or another tool's)."""
-    notes = entry.get("annotations") or {}
-    if _OURS + "name" not in notes:
+    """Our view of a descriptor; None for one that is not ours (a twin, or another tool's) or damaged."""
+    if not _name(entry):
         return None
-    get = {key.removeprefix(_OURS): value for key, value in notes.items()}.get
-    return Named(
-        Reference.parse(get("name", "")),
-        Descriptor.from_json(entry, "index.json"),
-        Digest(get("manifest", "")),
-        Digest(get("id", "")),
-        get("created", ""),
-        int(get("size", "0")),
-        get("platform", ""),
-        get("local") == "true",
-    )
+    try:
+        target = Descriptor.from_json(entry, "index.json")
+        get = {key.removeprefix(_OURS): value for key, value in target.annotations.items()}.get
+        return Named(
+            Reference.parse(get("name", "")),
+            target,
+            Digest(get("manifest", "")),
+            Digest(get("id", "")),
+            get("created", ""),
+            int(get("size", "0")),
+            get("platform", ""),
+            get("local") == "true",
+        )
+    except (MinirtError, ValueError):
+        return None

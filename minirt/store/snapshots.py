@@ -21,13 +21,15 @@ def prepare(folder: Path, lowers: list[Path], ids: IdMapping, overlay: bool) -> 
     """Make the write layer in `folder` over `lowers` (base first); returns the recipe. Raises OSError, StoreError."""
     if not overlay or len(lowers) > MAX_LOWERS:
         path = folder / "rootfs"
-        path.mkdir(mode=0o755)
+        path.mkdir()
+        path.chmod(0o755)  # whatever our umask
         work({"action": "copy", "lowers": [str(p) for p in reversed(lowers)], "target": str(path)}, ids)
         return {"kind": "directory", "path": str(path)}
     for name in ("upper", "work", "rootfs"):
         (folder / name).mkdir(mode=0o755)
     if not lowers:  # overlayfs wants at least one
-        (folder / "empty").mkdir(mode=0o755)
+        (folder / "empty").mkdir()
+        (folder / "empty").chmod(0o755)
         lowers = [folder / "empty"]
     top = os.stat(lowers[-1])
     os.chmod(folder / "upper", top.st_mode & 0o7777)

@@ -9,18 +9,20 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import sys
-from collections.abc import Iterable, Iterator
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from minirt.errors import MinirtError, StoreError
+from minirt.errors import InvalidInput, MinirtError, NotFound, StoreError, VerificationError
 from minirt.image.config import ImageConfig
 from minirt.image.descriptor import Descriptor
 from minirt.image.digest import Digest
-from minirt.image.manifest import Index, Manifest, parse
+from minirt.image.manifest import Manifest, load_json, parse
 from minirt.store.files import locked, write_atomic
 from minirt.store.layers import Layers, work
 from minirt.store.layout import Layout
@@ -29,6 +31,7 @@ from minirt.store.tree import remove
 from minirt.userns import IdMapping, detect
 
 VERSION = "1"
+_BATCH = 50  # paths one worker is told to remove: an argument has at most 128 KiB
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,16 @@ class Image:
     @property
     def layers(self) -> list[tuple[Descriptor, Digest]]:
         """(blob, DiffID) of each layer, base first."""
-        return list(zip(self.manifest.layers, self.config.diff_ids, strict=True))
+        return pairs(self.manifest, self.config)
+
+
+def pairs(manifest: Manifest, config: ImageConfig) -> list[tuple[Descriptor, Digest]]:
+    """(blob, DiffID) of each layer, base first. Raises VerificationError where manifest and config disagree."""
+    if len(manifest.layers) != len(config.diff_ids):
+        raise VerificationError(
+            f"image has {len(manifest.layers)} layers but its config lists {len(config.diff_ids)} DiffIDs"
+        )
+    return list(zip(manifest.layers, config.diff_ids, strict=True))
 
 
 class Store:
@@ -60,9 +72,10 @@ class Store:
         self.names = Names(self.layout)
         try:
             root.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._check_version()
-            self.containers.mkdir(exist_ok=True, mode=0o700)
-            self.layout.create()
+            with self.using():
+                self._check_version()
+                self.containers.mkdir(exist_ok=True, mode=0o700)
+                self.layout.create()
         except OSError as error:
             hint = " (another MINIRT_ROOT can be set)" if isinstance(error, PermissionError) else ""
             raise StoreError(f"cannot use {root} as the store: {error.strerror}{hint}") from error
@@ -79,11 +92,14 @@ class Store:
 
     @cached_property
     def _rights(self) -> dict[str, Any]:
-        """What was found out by trying, kept until the next boot or a change of the user's id ranges."""
+        """What was found out by trying. What works is remembered, until the next boot or a change of the user's ids;
+        what does not is tried again by each process, because the user may just have mended it."""
         if sys.platform != "linux":
             return {"ids": None, "overlay": False, "reason": "containers run on Linux only"}
         stamps = [os.stat(path).st_mtime_ns if os.path.exists(path) else 0 for path in ("/etc/subuid", "/etc/subgid")]
-        key = [Path("/proc/sys/kernel/random/boot_id").read_text().strip(), os.getuid(), stamps]
+        spaces = [os.readlink(f"/proc/self/ns/{name}") for name in ("user", "mnt")]  # a container may share our store
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        key = [boot, os.getuid(), stamps, spaces, shutil.which("newuidmap")]
         record = self.root / "rights.json"
         with contextlib.suppress(FileNotFoundError, ValueError):
             known: dict[str, Any] = json.loads(record.read_bytes())
@@ -92,20 +108,28 @@ class Store:
         ids = detect()
         overlay = {"works": False, "reason": "user namespaces are refused"}
         if ids is not None:
-            trial = self.root / f".trial-{os.getpid()}"
-            trial.mkdir()
-            try:
-                overlay = work({"action": "try-overlay", "path": str(trial)}, ids)
-            finally:
-                work({"action": "remove", "paths": [str(trial)]}, ids)
+            with self.using():
+                overlay = self._try_overlay(ids)
         found = {
             "key": key,
             "ids": ids.to_json() if ids else None,
             "overlay": overlay["works"],
             "reason": overlay["reason"],
         }
-        write_atomic(record, json.dumps(found).encode())
+        if overlay["works"]:
+            with self.using():
+                write_atomic(record, json.dumps(found).encode())
         return found
+
+    def _try_overlay(self, ids: IdMapping) -> dict[str, Any]:
+        try:
+            trial = tempfile.mkdtemp(prefix=".trial-", dir=self.root)
+        except OSError as error:  # read-only or full: what is there can still be looked at
+            return {"works": False, "reason": error.strerror}
+        try:
+            return work({"action": "try-overlay", "path": trial}, ids)
+        finally:
+            work({"action": "remove", "paths": [trial]}, ids)
 
     @cached_property
     def ids(self) -> IdMapping | None:
@@ -122,7 +146,7 @@ class Store:
     def layers(self) -> Layers:
         return Layers(self.root, self.layout, self.ids)
 
-    def using(self) -> contextlib.AbstractContextManager[bool]:
+    def using(self) -> contextlib.AbstractContextManager[int | None]:
         """Hold while looking content up and starting to depend on it."""
         return locked(self.root / "gc.lock", shared=True)
 
@@ -143,22 +167,26 @@ class Store:
         return found
 
     def _reachable(self) -> tuple[set[Digest], set[Digest]]:
-        """Blobs and DiffIDs that some name or container needs."""
-        blobs: set[Digest] = set()
+        """Blobs and DiffIDs that some name or container needs. Raises VerificationError where one is damaged."""
+        names = self.names.all()
+        blobs = {named.target.digest for named in names}
         diff_ids: set[Digest] = set()
-        entries = [Descriptor.from_json(entry, "index.json") for entry in self.layout.index()]
-        manifests = [entry.digest for entry in entries] + list(self.container_images().values())
-        manifests += [named.manifest for named in self.names.all()]
-        for digest in set(manifests):
-            blobs.add(digest)
-            if not self.layout.has(digest):
-                continue
-            content = self.layout.read(digest)
-            document = parse(content, _media_type(content))
-            if isinstance(document, Index):
-                continue
-            blobs |= {document.config.digest, *(layer.digest for layer in document.layers)}
-            diff_ids |= set(ImageConfig.parse(self.layout.read(document.config.digest)).diff_ids)
+        for manifest in {*self.container_images().values(), *(named.manifest for named in names)}:
+            blobs.add(manifest)
+            with contextlib.suppress(NotFound):
+                image = self.image(manifest)
+                blobs |= {image.id, *(layer.digest for layer in image.manifest.layers)}
+                diff_ids |= set(image.config.diff_ids)
+        # What other tools put into the layout is theirs, whatever it is: all that it names stays.
+        pending: list[Any] = list(self.layout.index())
+        while pending:
+            with contextlib.suppress(MinirtError):  # not here, or no document: then it names nothing more
+                digest = Descriptor.from_json(pending.pop(), "index.json").digest
+                if digest not in blobs:
+                    blobs.add(digest)
+                    document = load_json(self.layout.read(digest), "manifest")
+                    for below in (document.get(key) for key in ("manifests", "layers", "config")):
+                        pending += below if isinstance(below, list) else [below]
         return blobs, diff_ids
 
     def sweep(self, unfinished: bool = False) -> tuple[list[Digest], int]:
@@ -166,67 +194,66 @@ class Store:
 
         Returns DiffIDs removed and bytes freed; does nothing while another process pulls or creates.
         """
+        layers = self.layers.folder  # before the lock: trying what this machine can do holds its other side
         with locked(self.root / "gc.lock", wait=False) as alone:
-            if not alone:
+            if alone is None:
                 return [], 0
             blobs, diff_ids = self._reachable()
-            freed = 0
-            for digest in [d for d in self.layout.blobs() if d not in blobs]:
-                freed += self.layout.blob(digest).stat().st_size
-                self.layout.blob(digest).unlink()
-            gone, paths = self._stale(diff_ids)
-            if unfinished:
-                for file in self._ingests():
-                    freed += file.stat().st_size
+            freed, gone = 0, []
+            files = [self.layout.blob(digest) for digest in self.layout.blobs() if digest not in blobs]
+            for file in files + (self._ingests() if unfinished else []):
+                freed += file.stat().st_size
+                file.unlink()
+            for path in layers.glob("[0-9a-f]*[0-9a-f]"):
+                with contextlib.suppress(InvalidInput):  # not a layer's name: not ours
+                    if (digest := Digest(f"sha{4 * len(path.name)}:{path.name}")) not in diff_ids:
+                        gone.append(digest)
+            paths = [str(path) for path in (*self._leftovers(), *(layers / digest.hex for digest in gone))]
+            for start in range(0, len(paths), _BATCH):
+                freed += work({"action": "remove", "paths": paths[start : start + _BATCH]}, self.ids)["bytes"]
+            for file in layers.glob("*.json"):
+                if not file.with_suffix("").exists():
                     file.unlink()
-            for path in paths:
-                freed += work({"action": "measure", "path": str(path)}, self.ids)["bytes"]
-            if paths:
-                work({"action": "remove", "paths": [str(path) for path in paths]}, self.ids)
-            for path in paths:
-                path.with_name(path.name + ".json").unlink(missing_ok=True)
             return gone, freed
 
-    def _stale(self, diff_ids: set[Digest]) -> tuple[list[Digest], list[Path]]:
-        """Layers no image names, and folders a killed worker left half unpacked."""
-        gone, paths = [], []
-        for path in self._layer_folders():
-            if path.name.startswith("."):
-                paths.append(path)
-            elif (digest := Digest(f"sha256:{path.name}")) not in diff_ids:
-                gone.append(digest)
-                paths.append(path)
-        return gone, paths
-
-    def _layer_folders(self) -> Iterator[Path]:
-        if self.layers.folder.is_dir():
-            yield from sorted(path for path in self.layers.folder.iterdir() if path.is_dir())
+    def _leftovers(self) -> list[Path]:
+        """What killed processes left half written; only true while no other process writes (see `gc.lock`)."""
+        half = (
+            ".*.new",
+            ".load-*",
+            ".trial-*",
+            "oci/.*.new",
+            "oci/blobs/*/.*.new",
+            f"layers/{self.layers.folder.name}/.*",
+        )
+        return [path for pattern in half for path in sorted(self.root.glob(pattern))]
 
     def _ingests(self) -> list[Path]:
         folder = self.root / "ingest"
-        return [p for p in sorted(folder.iterdir()) if p.suffix != ".lock"] if folder.is_dir() else []
+        return sorted(folder.iterdir()) if folder.is_dir() else []
 
     def check(self) -> Iterator[dict[str, Any]]:
         """Verify everything; yields a row `{"what", "problem"}` for each thing that is not as it should be."""
         for digest in self.layout.blobs():
             hasher = digest.hasher()
-            with open(self.layout.blob(digest), "rb") as file:
+            with contextlib.suppress(FileNotFoundError), open(self.layout.blob(digest), "rb") as file:
                 while chunk := file.read(1 << 20):
                     hasher.update(chunk)
-            if not digest.matches(hasher):
-                yield {"what": f"blob {digest}", "problem": "its bytes do not match its digest"}
+                if not digest.matches(hasher):
+                    problem = "its bytes do not match its digest: remove its image and pull it again"
+                    yield {"what": f"blob {digest}", "problem": problem}
         for named in self.names.all():
             for problem in self._image_problems(named):
                 yield {"what": f"image {named.reference.familiar}", "problem": problem}
-        for path in self._layer_folders():
-            if path.name.startswith("."):
-                yield {"what": f"layer {path.name[1:13]}", "problem": "half unpacked: `minirt system prune` removes it"}
-        for folder in sorted(self.containers.iterdir()):
-            if not (folder / "container.json").exists():
-                yield {
-                    "what": f"container {folder.name[:12]}",
-                    "problem": "half made: `minirt system prune` removes it",
-                }
+        for name in self.names.damaged():
+            yield {"what": f"name {name[:200]}", "problem": "its entry in index.json is damaged"}
+        left = []
+        with contextlib.suppress(OSError), locked(self.root / "gc.lock", wait=False) as alone:  # a read-only store
+            if alone is not None:  # else they may be what another process is at right now
+                left = [f"{path.name[:13]} in {path.parent.name}" for path in self._leftovers()]
+                left += [f"container {folder.name[:12]}" for folder in self.half_made()]
+        for what in left:
+            yield {"what": what, "problem": "half made: `minirt system prune` removes it"}
 
     def _image_problems(self, named: Named) -> Iterator[str]:
         try:
@@ -244,9 +271,10 @@ class Store:
         """Bytes of downloads that can be resumed."""
         return sum(path.stat().st_size for path in self._ingests())
 
-    def half_made(self) -> Iterable[Path]:
+    def half_made(self) -> list[Path]:
         """Container folders whose making or removal was cut short."""
-        return [folder for folder in self.containers.iterdir() if not (folder / "container.json").exists()]
+        folders = (path for path in sorted(self.containers.iterdir()) if path.is_dir())
+        return [folder for folder in folders if not (folder / "container.json").exists()]
 
     def remove_folder(self, folder: Path, ids: IdMapping | None) -> None:
         """Remove a container's folder, whoever owns its files; its record goes first, so half a removal shows."""

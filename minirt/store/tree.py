@@ -100,7 +100,8 @@ class Tree:
 def remove(name: bytes | str, dir_fd: int | None = None) -> None:
     """Remove `name` and all below it without following links, restoring our own access where modes deny it.
 
-    A missing name is fine. However deep the tree, few descriptors are open: what lies too deep is moved up first.
+    A missing name is fine, also where another process removes it meanwhile. However deep the tree, few descriptors are
+    open: what lies too deep is moved up first.
     """
     try:
         os.unlink(name, dir_fd=dir_fd)
@@ -110,35 +111,41 @@ def remove(name: bytes | str, dir_fd: int | None = None) -> None:
     except OSError as error:
         if error.errno not in (errno.EISDIR, errno.EPERM):
             raise
-    base = _open_to_empty(name, dir_fd)
+    try:
+        base = _open_to_empty(name, dir_fd)
+    except FileNotFoundError:
+        return
     try:
         deep = [b"."]
         while deep:
             top = deep.pop()
-            _empty(base, top, base, deep, _DEPTH)
-            if top != b".":
-                os.rmdir(top, dir_fd=base)
+            with contextlib.suppress(FileNotFoundError):
+                _empty(base, top, base, deep, _DEPTH)
+                if top != b".":
+                    os.rmdir(top, dir_fd=base)
     finally:
         os.close(base)
-    os.rmdir(name, dir_fd=dir_fd)
+    with contextlib.suppress(FileNotFoundError):
+        os.rmdir(name, dir_fd=dir_fd)
 
 
 def _empty(parent: int, name: bytes, base: int, deep: list[bytes], depth: int) -> None:
     fd = _open_to_empty(name, parent)
     try:
         for child in _names(fd):
-            try:
-                os.unlink(child, dir_fd=fd)
-                continue
-            except IsADirectoryError:
-                pass
-            if depth:
-                _empty(fd, child, base, deep, depth - 1)
-                os.rmdir(child, dir_fd=fd)
-            else:
-                aside = b".removing-%d-%d" % (os.fstat(fd).st_ino, len(deep))
-                os.rename(child, aside, src_dir_fd=fd, dst_dir_fd=base)
-                deep.append(aside)
+            with contextlib.suppress(FileNotFoundError):
+                try:
+                    os.unlink(child, dir_fd=fd)
+                    continue
+                except IsADirectoryError:
+                    pass
+                if depth:
+                    _empty(fd, child, base, deep, depth - 1)
+                    os.rmdir(child, dir_fd=fd)
+                else:
+                    aside = b".removing-%d-%d" % (os.fstat(fd).st_ino, len(deep))
+                    os.rename(child, aside, src_dir_fd=fd, dst_dir_fd=base)
+                    deep.append(aside)
     finally:
         os.close(fd)
 

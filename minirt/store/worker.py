@@ -23,7 +23,7 @@ from minirt import errors, linux
 from minirt.image.digest import Digest
 from minirt.store import tar
 from minirt.store.applier import Applier, Limits, Owner
-from minirt.store.files import sync_directory, write_atomic
+from minirt.store.files import locked, sync_directory, write_atomic
 from minirt.store.inflate import inflate
 from minirt.store.tree import remove, walk
 from minirt.userns import IdMapping, become_root
@@ -99,7 +99,12 @@ class _Verified:
 
 
 def _unpack(job: dict[str, Any], ids: IdMapping) -> dict[str, Any]:
-    """Words: digest, size, ingest, blob (paths); and to unpack too: diff_id, layer (path), limits."""
+    """Words: store, digest, size, ingest, blob (paths); and to unpack too: diff_id, layer (path), limits."""
+    with locked(Path(job["store"]) / "gc.lock", shared=True):  # who started us holds it too, but may be killed
+        return _unpack_held(job, ids)
+
+
+def _unpack_held(job: dict[str, Any], ids: IdMapping) -> dict[str, Any]:
     digest, blob, ingest = Digest(job["digest"]), Path(job["blob"]), Path(job["ingest"])
     keep = not blob.exists()
     if keep:
@@ -108,36 +113,35 @@ def _unpack(job: dict[str, Any], ids: IdMapping) -> dict[str, Any]:
     source = _Verified(ingest if keep else blob, digest, job["size"], keep)
     answer: dict[str, Any] = {}
     layer = Path(job["layer"]) if job.get("layer") else None
+    # The same content may come as two blobs (gzip and zstd, say) at once: each has a folder of its own.
+    aside = layer.with_name(f".{layer.name}.{digest.hex}") if layer else None
     try:
-        if layer is None:
+        if aside is None:
             source.finish()
         else:
-            answer = _apply(job, layer, source, ids)
+            answer = _apply(job, aside, source, ids)
         if keep:
             os.chmod(ingest, 0o644)
             os.replace(ingest, blob)
             sync_directory(blob.parent)
-        if layer is not None:
-            _publish(layer, answer)
+        if layer and aside:
+            _publish(aside, layer, answer)
     except (errors.VerificationError, errors.UnpackError):
         if keep:  # bad bytes must not be resumed
             ingest.unlink(missing_ok=True)
         raise
     finally:
         source.close()
-        if layer is not None:
-            remove(str(_aside(layer)))
+        if aside:
+            remove(str(aside))
     return answer
 
 
-def _aside(layer: Path) -> Path:
-    return layer.with_name(f".{layer.name}.unpacking")
-
-
-def _apply(job: dict[str, Any], layer: Path, source: _Verified, ids: IdMapping) -> dict[str, Any]:
-    limits, aside = Limits(**job.get("limits", {})), _aside(layer)
+def _apply(job: dict[str, Any], aside: Path, source: _Verified, ids: IdMapping) -> dict[str, Any]:
+    limits = Limits(**job.get("limits", {}))
     remove(str(aside))
-    aside.mkdir(mode=0o755)
+    aside.mkdir()
+    aside.chmod(0o755)  # whatever our umask
     diff_id = Digest(job["diff_id"])
     hasher = diff_id.hasher()
     plain = inflate(source, limits.bytes_out, limits.ratio)
@@ -172,8 +176,7 @@ def _apply_or_blame(applier: Applier, source: Callable[[], bytes]) -> errors.Unp
     return None
 
 
-def _publish(layer: Path, answer: dict[str, Any]) -> None:
-    aside = _aside(layer)
+def _publish(aside: Path, layer: Path, answer: dict[str, Any]) -> None:
     fd = os.open(aside, os.O_RDONLY | os.O_DIRECTORY)
     try:
         linux.syncfs(fd)
@@ -183,25 +186,28 @@ def _publish(layer: Path, answer: dict[str, Any]) -> None:
     try:
         os.rename(aside, layer)
     except OSError as error:
-        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):  # another form of the same work won
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):  # another blob of the same content won
             raise
     sync_directory(layer.parent)
 
 
 def _remove(job: dict[str, Any], ids: IdMapping) -> dict[str, Any]:
-    """Words: paths."""
+    """Words: paths. Bytes of disk that were used."""
+    used = _measure(job, ids)
     for path in job["paths"]:
         remove(path)
-    return {}
+    return used
 
 
 def _measure(job: dict[str, Any], ids: IdMapping) -> dict[str, Any]:
-    """Words: path. Bytes of disk used below it, hard links counted once."""
+    """Words: paths. Bytes of disk used below them, hard links counted once; what is gone counts nothing."""
     seen, used = set(), 0
-    for status in walk(job["path"]):
-        if (status.st_dev, status.st_ino) not in seen:
-            seen.add((status.st_dev, status.st_ino))
-            used += status.st_blocks * 512
+    for path in job["paths"]:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            for status in walk(path):
+                if (status.st_dev, status.st_ino) not in seen:
+                    seen.add((status.st_dev, status.st_ino))
+                    used += status.st_blocks * 512
     return {"bytes": used}
 
 
@@ -222,10 +228,11 @@ def _try_overlay(job: dict[str, Any], ids: IdMapping) -> dict[str, Any]:
         (folder / name).mkdir()
     linux.unshare(linux.CLONE_NEWNS)
     linux.mount(None, "/", None, linux.MS_REC | linux.MS_PRIVATE)
-    options = f"lowerdir={folder}/lower,upperdir={folder}/upper,workdir={folder}/work"
+    os.chdir(folder)  # so that no character of its path means anything in the options
+    options = "lowerdir=lower,upperdir=upper,workdir=work" + (",userxattr" if ids.rootless else "")
     try:
-        linux.mount("overlay", str(folder / "merged"), "overlay", 0, options + (",userxattr" if ids.rootless else ""))
-        (folder / "merged" / "file").touch()
+        linux.mount("overlay", "merged", "overlay", 0, options)
+        Path("merged/file").touch()
     except OSError as error:
         return {"works": False, "reason": str(error.strerror)}
     return {"works": True, "reason": ""}
