@@ -12,6 +12,7 @@ import random
 import shlex
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -172,6 +173,7 @@ def test_killed_at_random_moments_the_store_verifies_and_prune_cleans(client: Cl
     saved.write_bytes(b"".join(client.save([names[0]])))
     script = """
 import sys
+import threading
 from minirt.client import Client
 client, names = Client(sys.argv[1]), sys.argv[3:]
 while True:
