@@ -130,12 +130,10 @@ def both(api: str, store: Path, *words: str) -> list[subprocess.CompletedProcess
     [
         "images --digests",
         "images --no-trunc -a",
-        "images -q",
         "image ls greeter:2*",
         "images localhost:5000/team/hello",
         "images --filter=reference=hello* --format={{.Repository}}:{{.Tag}}|{{.Size}}|{{.CreatedAt}}",
         r"images --filter=reference=hello* --format=table|{{.ID}}\t{{.CreatedSince}}\t{{json|.VirtualSize}}",
-        "ps",
         "ps -a",
         "ps -as --no-trunc",
         "ps -aq",

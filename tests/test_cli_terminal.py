@@ -91,12 +91,12 @@ def objects():
     for name in names:
         yield {"status": "Pulling fs layer", "id": name, "progressDetail": {}}
     for step in range(20):
-        time.sleep(0.02)
+        time.sleep(0.013)
         for n, name in enumerate(names):
             detail = {"current": min(step * (n + 1), 19) * 10**6, "total": 19 * 10**6}
             yield {"status": "Downloading", "id": name, "progressDetail": detail}
     for name in names:
-        time.sleep(0.02)
+        time.sleep(0.013)
         yield {"status": "Pull complete", "id": name, "progressDetail": {}}
     yield {"status": "Status: done"}
 progress.show(objects(), sys.stdout)
