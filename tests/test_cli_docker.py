@@ -133,16 +133,16 @@ def both(api: str, store: Path, *words: str) -> list[subprocess.CompletedProcess
         "image ls greeter:2*",
         "images localhost:5000/team/hello",
         "images --filter=reference=hello* --format={{.Repository}}:{{.Tag}}|{{.Size}}|{{.CreatedAt}}",
-        r"images --filter=reference=hello* --format=table|{{.ID}}\t{{.CreatedSince}}\t{{json|.VirtualSize}}",
+        r"images --filter=reference=hello* --format=table|{{.ID}}\t{{.CreatedSince}}\t{{json|.Size}}",
         "ps -a",
         "ps -as --no-trunc",
         "ps -aq",
-        r"container ls -a --format=table|{{.Names}}\t{{.Labels}}\t{{.Networks}}\t{{.RunningFor}}",
+        r"container ls -a --format=table|{{.Names}}\t{{.Command}}\t{{.Networks}}\t{{.RunningFor}}",
         "history greeter:1.0",
         "history --no-trunc --human=false greeter:1.0",
         "history -q greeter:1.0",
         "system df",
-        "system df --format=json",
+        "system df --format={{json|.}}",
         "inspect one hello-world",
         "inspect -f={{.Config.Labels}}|{{.State.ExitCode}}|{{json|.Args}}|{{.Config.Tty}} one",
         "image inspect hello-world nothing",
@@ -153,7 +153,7 @@ def both(api: str, store: Path, *words: str) -> list[subprocess.CompletedProcess
 def test_same_words_on_the_screen(line: str, api: str, store: Path) -> None:
     for _ in range(3):  # an age may tick between the two
         docker, ours = both(api, store, *(word.replace("|", " ") for word in line.split()))
-        # docker shows the names of one image in no order.
+        # docker shows the names of one image in no order, and before version 23 the labels of a container neither.
         order = list if "inspect" in line else sorted
         if order(ours.stdout.splitlines()) == order(docker.stdout.splitlines()):
             break
@@ -165,10 +165,15 @@ def test_same_words_on_the_screen(line: str, api: str, store: Path) -> None:
 def test_json_has_docker_s_fields(line: str, api: str, store: Path) -> None:
     rows = [
         [json.loads(row) for row in result.stdout.splitlines()]
-        for result in both(api, store, *line.split(), "--format=json")
+        for result in both(api, store, *line.split(), "--format={{json .}}")
     ]
     for docker in rows[0]:
         docker.pop("Platform", None)  # always null
+    for row in (*rows[0], *rows[1]):  # before version 23: labels in no order, and a field of an API older than ours
+        row.pop("VirtualSize", None)
+        if line == "ps -a":
+            row.pop("Size")  # docker measures it for this format
+        row["Labels"] = sorted(row.get("Labels", "").split(","))
     assert len(rows[0]) > 1
     docker, ours = (sorted(map(json.dumps, each)) for each in rows)
     assert ours == docker

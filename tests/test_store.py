@@ -133,6 +133,17 @@ def test_a_moved_tag_keeps_the_old_image_by_digest_until_pruned(client: Client, 
     clean(client)
 
 
+def test_disk_usage_tells_what_is_shared_and_used(client: Client) -> None:
+    for tag in ("1.0", "2.0"):
+        pull(client, f"greeter:{tag}")
+    identity = client.create({"Image": "greeter:1.0"})["Id"]
+    images = {image["RepoTags"][0]: image for image in client.df()["Images"]}
+    first, second = images["greeter:1.0"], images["greeter:2.0"]
+    assert (first["Containers"], second["Containers"]) == (1, 0)
+    assert first["SharedSize"] == second["SharedSize"] and 0 < first["SharedSize"] < first["Size"]
+    client.remove(identity)
+
+
 def test_removing_the_last_name_frees_what_nothing_else_needs(client: Client, hub: Scripted) -> None:
     base = layer("base")
     hub.image("team/app", "1", layers=[base, layer("one")])

@@ -124,10 +124,11 @@ class Engine:
         layers = work({"action": "measure", "paths": [str(folder)]}, self.store.ids)["bytes"]
         with self.store.using():
             blobs = sum(self.store.layout.blob(digest).stat().st_size for digest in self.store.layout.blobs())
+        containers = self.containers.summaries(all=True, size=True)
         return {
             "LayersSize": layers + blobs,
-            "Images": self.images.summaries(),
-            "Containers": self.containers.summaries(all=True, size=True),
+            "Images": self.images.usage([container["ImageID"] for container in containers]),
+            "Containers": containers,
             "Volumes": [],
             "BuildCache": [],
             "Unfinished": self.store.unfinished(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
@@ -32,12 +33,25 @@ class Images:
         out = [image for image in out if matches(image, filters, _FILTERS)]
         return sorted(out, key=lambda image: (-image["Created"], image["RepoTags"]))
 
+    def usage(self, users: list[str]) -> list[dict[str, Any]]:
+        """`summaries` with what GET /system/df adds: bytes shared with other images, and how many of `users`
+        (the image IDs of containers) it has."""
+        layers = {str(n.id): set(self._store.image(n.manifest).config.diff_ids) for n in self._store.names.all()}
+        owners = Counter(diff_id for diff_ids in layers.values() for diff_id in diff_ids)
+        images = self.summaries()
+        for image in images:
+            shared = [diff_id for diff_id in layers[image["Id"]] if owners[diff_id] > 1]
+            image["SharedSize"] = sum(self._store.layers.facts(diff_id).get("size", 0) for diff_id in shared)
+            image["Containers"] = users.count(image["Id"])
+        return images
+
     def inspect(self, name: str) -> dict[str, Any]:
         """GET /images/{name}/json. Raises NotFound."""
         named = self._store.names.find(name)
         image = self._store.image(named.manifest)
         tags, digests = self._names_of(named.id)
         raw = image.config.raw
+        folders = [str(self._store.layers.path(diff_id)) for _, diff_id in reversed(image.layers)] or [""]
         return {
             "Id": str(named.id),
             "RepoTags": tags,
@@ -51,12 +65,9 @@ class Images:
             "Variant": image.config.platform.variant,
             "Os": image.config.platform.os,
             "Size": named.size,
-            "GraphDriver": {
-                "Name": "overlay",
-                "Data": {"Layers": [str(self._store.layers.path(diff_id)) for _, diff_id in image.layers]},
-            },
+            "GraphDriver": {"Name": "overlay", "Data": {"LowerDir": ":".join(folders[1:]), "UpperDir": folders[0]}},
             "RootFS": {"Type": "layers", "Layers": [str(diff_id) for diff_id in image.config.diff_ids]},
-            "Metadata": {"LastTagTime": ""},
+            "Metadata": {"LastTagTime": "0001-01-01T00:00:00Z"},
             "Descriptor": named.target.to_json(),
             "Manifest": str(named.manifest),
             "Blobs": [layer.to_json() for layer, _ in image.layers],
