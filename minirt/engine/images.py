@@ -215,6 +215,7 @@ def _summary(names: list[Named]) -> dict[str, Any]:
         "RepoDigests": sorted({n.repo_digest for n in names if n.repo_digest}),
         "Created": epoch(first.created),
         "Size": first.size,
+        "VirtualSize": first.size,  # the same, for clients of API 1.43 and older
         "SharedSize": -1,
         "Containers": -1,
         "Labels": None,

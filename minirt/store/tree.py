@@ -143,6 +143,7 @@ def _empty(parent: int, name: bytes, base: int, deep: list[bytes], depth: int) -
                     _empty(fd, child, base, deep, depth - 1)
                     os.rmdir(child, dir_fd=fd)
                 else:
+                    os.close(_open_to_empty(child, fd))  # moving a directory takes leave to write to it
                     aside = b".removing-%d-%d" % (os.fstat(fd).st_ino, len(deep))
                     os.rename(child, aside, src_dir_fd=fd, dst_dir_fd=base)
                     deep.append(aside)
