@@ -201,8 +201,10 @@ def test_streams_that_our_parent_closed(root: Path) -> None:
         assert "bug" not in result.stderr
 
 
-def test_nobody_reads(root: Path) -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_nobody_reads(root: Path, unbuffered: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A reader that goes away ends us without a word; a full disk is told."""
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
     reader, writer = os.pipe()
     os.close(reader)
     result = minirt("--help", stdout=writer, capture_output=False, stderr=subprocess.PIPE)

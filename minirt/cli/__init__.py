@@ -142,7 +142,11 @@ def _failed(console: Console, error: Exception) -> int:
 def _flushed(status: int) -> int:
     """Flush while errors can still be told."""
     if sys.stdout is not None:
-        sys.stdout.flush()
+        try:
+            sys.stdout.flush()
+        except OSError:  # what is left unwritten would fail again at exit, with a traceback
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            raise
     return status
 
 
