@@ -13,7 +13,6 @@ from minirt.errors import Conflict, InvalidInput
 from minirt.image.descriptor import Descriptor
 from minirt.image.digest import Digest
 from minirt.image.reference import Reference
-from minirt.store import archive
 from minirt.store.names import Named
 from minirt.store.store import Image, Store
 
@@ -171,11 +170,15 @@ class Images:
         return self._save(wanted)
 
     def _save(self, wanted: list[tuple[Image, Reference | None]]) -> Iterator[bytes]:
+        from minirt.store import archive  # brings tarfile, which a run does without
+
         with self._store.using():
             yield from archive.save(self._store.layout, wanted)
 
     def load(self, stream: BinaryIO) -> Iterator[dict[str, Any]]:
         """POST /images/load: from `docker save`'s or an OCI archive. Yields `{"stream": …}` lines."""
+        from minirt.store import archive  # brings tarfile, which a run does without
+
         with self._store.using():
             for image, references in archive.load(self._store, stream):
                 for layer, diff_id in image.layers:
