@@ -35,11 +35,12 @@ class Images:
     def usage(self, users: list[str]) -> list[dict[str, Any]]:
         """`summaries` with what GET /system/df adds: bytes shared with other images, and how many of `users`
         (the image IDs of containers) it has."""
-        layers = {str(n.id): set(self._store.image(n.manifest).config.diff_ids) for n in self._store.names.all()}
+        with self._store.using():
+            layers = {str(n.id): set(self._store.image(n.manifest).config.diff_ids) for n in self._store.names.all()}
         owners = Counter(diff_id for diff_ids in layers.values() for diff_id in diff_ids)
         images = self.summaries()
-        for image in images:
-            shared = [diff_id for diff_id in layers[image["Id"]] if owners[diff_id] > 1]
+        for image in images:  # one that came this moment shares nothing yet
+            shared = [diff_id for diff_id in layers.get(image["Id"], ()) if owners[diff_id] > 1]
             image["SharedSize"] = sum(self._store.layers.facts(diff_id).get("size", 0) for diff_id in shared)
             image["Containers"] = users.count(image["Id"])
         return images
