@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from tars import BLOCK, CHAR, DIR, FIFO, HARDLINK, SYMLINK, archive, chunks, entry, pax
 
-from minirt.errors import MinirtError, UnpackError
+from minirt.errors import MinirtError, UnpackError, VerificationError
 from minirt.image.descriptor import OCI_LAYER, Descriptor
 from minirt.image.digest import Digest
 from minirt.store.applier import clean
@@ -238,6 +238,16 @@ def _filled(raw: bytes, canary: str, outside: str) -> bytes:
         return raw
     name = raw[:100].partition(b"\0")[0].decode()
     return entry(name, raw[156:157], linkname=link.format(canary=canary, outside=outside))
+
+
+def test_a_layer_of_other_content_than_its_diff_id_is_refused(lab: Lab) -> None:
+    """The blob is what the manifest promised; what it unpacks to is not what the config promised."""
+    blob = gzip.compress(archive(entry("x", content=b"1")), mtime=0)
+    layer, promised = Descriptor(OCI_LAYER + "+gzip", Digest.of(blob), len(blob)), Digest.of(b"other content")
+    with pytest.raises(VerificationError, match="DiffID"):
+        lab.layers.fetch(layer, promised, lambda offset: [blob[offset:]])
+    assert os.listdir(lab.layers.folder) == [] and not lab.layers.ready(promised)
+    assert not lab.store.layout.has(layer.digest) and list((lab.store.root / "ingest").iterdir()) == []
 
 
 def test_absolute_and_dotted_names_stay_inside(lab: Lab) -> None:
