@@ -36,6 +36,8 @@ PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_KEEPCAPS, PR_SET_NAME = 1, 4, 8, 15
 PR_CAPBSET_DROP, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 24, 36, 38, 47
 PR_CAP_AMBIENT_RAISE, PR_CAP_AMBIENT_CLEAR_ALL = 2, 4
 
+SECCOMP_SET_MODE_FILTER = 1
+
 # name: (x86-64, asm-generic: arm64, riscv64, loongarch64)
 _NUMBERS = {
     "mount": (165, 40), "umount2": (166, 39), "pivot_root": (155, 41), "unshare": (272, 97), "setns": (308, 268),
@@ -44,6 +46,7 @@ _NUMBERS = {
     "open_tree": (428, 428), "move_mount": (429, 429), "fsopen": (430, 430), "fsconfig": (431, 431),
     "fsmount": (432, 432), "close_range": (436, 436),
     "mount_setattr": (442, 442), "utimensat": (280, 88),
+    "seccomp": (317, 277),
 }  # fmt: skip
 
 
@@ -126,6 +129,11 @@ def capget() -> tuple[int, int, int]:
     _call("capget", header, data)
     words = struct.unpack("=6I", data.raw[:24])
     return words[0] | words[3] << 32, words[1] | words[4] << 32, words[2] | words[5] << 32
+
+
+def seccomp(operation: int, flags: int, argument: Any) -> int:
+    """seccomp(2) with a prepared C structure; what it returns depends on the flags."""
+    return _call("seccomp", c_uint(operation), c_uint(flags), argument)
 
 
 def join_new_session_keyring() -> None:
