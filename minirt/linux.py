@@ -10,7 +10,20 @@ from __future__ import annotations
 import functools
 import os
 import struct
-from ctypes import CDLL, c_char_p, c_int, c_long, c_size_t, c_uint, c_ulong, c_void_p, create_string_buffer, get_errno
+from ctypes import (
+    CDLL,
+    addressof,
+    c_char_p,
+    c_int,
+    c_long,
+    c_size_t,
+    c_uint,
+    c_ulong,
+    c_void_p,
+    create_string_buffer,
+    get_errno,
+    pythonapi,
+)
 from typing import Any
 
 CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS = 0x20000, 0x02000000, 0x04000000
@@ -45,7 +58,7 @@ _NUMBERS = {
     "prctl": (157, 167), "keyctl": (250, 219), "syncfs": (306, 267), "openat2": (437, 437),
     "open_tree": (428, 428), "move_mount": (429, 429), "fsopen": (430, 430), "fsconfig": (431, 431),
     "fsmount": (432, 432), "close_range": (436, 436),
-    "mount_setattr": (442, 442), "utimensat": (280, 88),
+    "mount_setattr": (442, 442), "utimensat": (280, 88), "bpf": (321, 280), "clone3": (435, 435),
     "seccomp": (317, 277),
 }  # fmt: skip
 
@@ -197,3 +210,50 @@ def mount_setattr(
 def close_range(first: int, cloexec: bool = False) -> None:
     """Close (or mark close-on-exec) every descriptor from `first` up, close_range(2)."""
     _call("close_range", c_uint(first), c_uint(0xFFFFFFFF), c_uint(4 if cloexec else 0))
+
+
+_BPF_CGROUP_DEVICE, _BPF_F_ALLOW_MULTI, _BPF_F_REPLACE = 6, 2, 4
+
+
+def _bpf(command: int, attributes: bytes) -> int:
+    return _call("bpf", c_int(command), c_char_p(attributes), c_uint(len(attributes)))
+
+
+def bpf_load_device_program(instructions: bytes) -> int:
+    """A descriptor for a verified program that answers "may this group use that device?", bpf(2) BPF_PROG_LOAD."""
+    code, license = create_string_buffer(instructions, len(instructions)), create_string_buffer(b"Apache-2.0")
+    return _bpf(5, struct.pack("=IIQQ40x", 15, len(instructions) // 8, addressof(code), addressof(license)))
+
+
+def bpf_attach_device(group: int, program: int, replaced: int | None = None) -> None:
+    """Ask `program` about the cgroup behind `group` from now on, as one step in place of `replaced` if given."""
+    flags = _BPF_F_ALLOW_MULTI | (0 if replaced is None else _BPF_F_REPLACE)
+    _bpf(8, struct.pack("=5I", group, program, _BPF_CGROUP_DEVICE, flags, replaced or 0))
+
+
+def bpf_detach_device(group: int, program: int) -> None:
+    _bpf(9, struct.pack("=5I", group, program, _BPF_CGROUP_DEVICE, 0, 0))
+
+
+def bpf_device_programs(group: int) -> list[int]:
+    """Descriptors of the programs attached to the cgroup itself (not to those above it), BPF_PROG_QUERY."""
+    room = 64  # the kernel attaches no more
+    ids = create_string_buffer(4 * room)
+    query = struct.pack("=IIIIQII", group, _BPF_CGROUP_DEVICE, 0, 0, addressof(ids), room, 0)
+    answer = create_string_buffer(query, len(query))
+    _call("bpf", c_int(16), answer, c_uint(len(query)))
+    count = struct.unpack_from("=I", answer, 24)[0]
+    return [_bpf(13, struct.pack("=III", number, 0, 0)) for number in struct.unpack_from(f"={count}I", ids)]
+
+
+def fork_into(group: int) -> int:
+    """os.fork(2) of a single-threaded process, with the child in the v2 cgroup behind `group`, clone3(2)."""
+    # flags CLONE_INTO_CGROUP; exit_signal SIGCHLD; the eleventh word is the group
+    how = struct.pack("=11Q", 0x200000000, 0, 0, 0, 17, 0, 0, 0, 0, 0, group)
+    pythonapi.PyOS_BeforeFork()
+    pid = -1
+    try:
+        pid = _call("clone3", c_char_p(how), c_size_t(len(how)))
+    finally:
+        pythonapi.PyOS_AfterFork_Child() if pid == 0 else pythonapi.PyOS_AfterFork_Parent()
+    return pid
