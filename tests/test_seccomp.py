@@ -293,12 +293,16 @@ ACTIONS = ["ALLOW", "ERRNO", "TRAP", "TRACE", "LOG", "KILL", "KILL_PROCESS", "KI
 
 @st.composite
 def made_policies(draw: st.DrawFn) -> dict[str, Any]:
-    """Small policies, one action a call: what several actions for one call mean, libseccomp leaves open."""
+    """Small policies, one entry a call.
+
+    Of several entries libseccomp 2.5 makes nonsense now and then, as in runc (`ptrace` is to fail for arg0 < 1, and
+    for arg0 != 0 and arg1 != 0: then it fails for 1, 0 too). Those are held against runc's own program instead.
+    """
     actions = {name: draw(st.sampled_from(ACTIONS)) for name in NAMES.split()}
     operators, values = st.sampled_from(OPERATORS), st.sampled_from(VALUES)
     conditions = st.lists(st.tuples(st.integers(0, 5), operators, values, values), max_size=3)
     entries = []
-    for name in draw(st.lists(st.sampled_from(NAMES.split()), max_size=6)):
+    for name in draw(st.lists(st.sampled_from(NAMES.split()), max_size=6, unique=True)):
         more = {"errnoRet": 7} if actions[name] in ("ERRNO", "TRACE") else {}
         args = [row if row[1] == "MASKED_EQ" else row[:3] for row in draw(conditions)]
         entries.append(rule(name, actions[name], *args, **more))
@@ -546,7 +550,7 @@ exec(sys.argv[3])
 
 def confined(program: bytes, script: str, flags: list[str] | None = None) -> subprocess.CompletedProcess[str]:
     """Run Python code under the filter."""
-    with open(f"/proc/self/fd/{os.memfd_create('program')}", "r+b") as file:
+    with os.fdopen(os.memfd_create("program"), "w+b") as file:
         file.write(program)
         file.flush()
         words = [sys.executable, "-c", CONFINED, f"/proc/{os.getpid()}/fd/{file.fileno()}", repr(flags), script]
@@ -821,9 +825,14 @@ def test_a_damaged_file_is_not_used(cache: Path, small: dict[str, Any], damage: 
     program = seccomp.compile(small, str(cache))
     file = _kept(cache)
     content = file.read_bytes()
-    if damage in ("pipe", "folder"):
+    writer = -1
+    if damage == "folder":
         file.unlink()
-        (os.mkfifo if damage == "pipe" else os.mkdir)(file)
+        file.mkdir()
+    elif damage == "pipe":
+        file.unlink()
+        os.mkfifo(file, 0o600)
+        writer = os.open(file, os.O_RDWR)  # nothing to read, and no end
     elif damage == "another's":  # whole, but for another policy
         seccomp.compile({**small, "syscalls": [rule("write")]}, str(cache))
         (other,) = set(cache.iterdir()) - {file}
@@ -836,8 +845,13 @@ def test_a_damaged_file_is_not_used(cache: Path, small: dict[str, Any], damage: 
             }[damage]
         )  # fmt: skip
     assert seccomp.compile(small, str(cache)) == program
-    if damage != "folder":
+    assert list(cache.iterdir()) == [file]
+    if damage == "folder":
+        assert list(file.iterdir()) == []
+    else:
         assert file.read_bytes() == content  # and mended
+    if writer >= 0:
+        os.close(writer)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
