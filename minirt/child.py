@@ -12,9 +12,28 @@ import sys
 _HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _BOOT = "import sys; sys.path[:0] = [sys.argv[1]]; sys.path += sys.argv[2].split('\\n'); import importlib; \
 sys.exit(importlib.import_module(sys.argv[3]).main(*sys.argv[4:]))"
+_MFD_EXEC = 0x10  # memfd_create(2): needed where sysctl vm.memfd_noexec is 1
 
 
 def command(module: str, *arguments: str) -> list[str]:
     """The argv that runs `module.main(*arguments)` in a fresh interpreter; its result is the exit status."""
     path = "\n".join(entry for entry in sys.path if entry and entry != _HERE)
     return [sys.executable, "-I", "-S", "-c", _BOOT, _HERE, path, module, *arguments]
+
+
+def sealed_interpreter() -> int:
+    """A sealed copy of this interpreter in memory, to be executed: what a hostile image can reach by /proc/PID/exe of
+    a process of ours (CVE-2019-5736)."""
+    import fcntl
+
+    with open(sys.executable, "rb") as file:
+        flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+        try:
+            copy = os.memfd_create("python", flags | _MFD_EXEC)
+        except OSError:  # before kernel 6.3 every memfd may be executed
+            copy = os.memfd_create("python", flags)
+        while os.sendfile(copy, file.fileno(), None, 1 << 30):
+            pass
+    seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+    fcntl.fcntl(copy, fcntl.F_ADD_SEALS, seals)
+    return copy

@@ -57,7 +57,7 @@ _NUMBERS = {
     "sethostname": (170, 161), "setdomainname": (171, 162), "capset": (126, 91), "capget": (125, 90),
     "prctl": (157, 167), "keyctl": (250, 219), "syncfs": (306, 267), "openat2": (437, 437),
     "open_tree": (428, 428), "move_mount": (429, 429), "fsopen": (430, 430), "fsconfig": (431, 431),
-    "fsmount": (432, 432), "close_range": (436, 436),
+    "fsmount": (432, 432), "close_range": (436, 436), "fstatfs": (138, 44),
     "mount_setattr": (442, 442), "utimensat": (280, 88), "bpf": (321, 280), "clone3": (435, 435),
     "seccomp": (317, 277),
 }  # fmt: skip
@@ -157,6 +157,13 @@ def join_new_session_keyring() -> None:
 def syncfs(fd: int) -> None:
     """Write out the file system that holds `fd`, syncfs(2)."""
     _call("syncfs", c_int(fd))
+
+
+def file_system(fd: int) -> int:
+    """The magic number of the file system that holds `fd`, fstatfs(2)."""
+    data = create_string_buffer(256)
+    _call("fstatfs", c_int(fd), data)
+    return int(struct.unpack_from("=q", data.raw)[0])
 
 
 def openat2(dir_fd: int, path: str | bytes, flags: int, resolve: int, mode: int = 0) -> int:

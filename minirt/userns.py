@@ -13,8 +13,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-import subprocess
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,6 +60,8 @@ def mapping(uid: int | None = None) -> IdMapping:
     if uid == 0:
         ids = IdMapping(_here("/proc/self/uid_map"), _here("/proc/self/gid_map"))
         return IdMapping() if ids.uids == ((0, 0, 2**32 - 1),) else ids
+    import shutil
+
     gid = os.getgid()
     sub_uids, sub_gids = _ranges("/etc/subuid", uid), _ranges("/etc/subgid", uid)
     if sub_uids and sub_gids and shutil.which("newuidmap") and shutil.which("newgidmap"):
@@ -117,7 +117,7 @@ def become_root(ids: IdMapping) -> None:
         try:
             os.close(go_write)
             if os.read(go_read, 1):
-                _write_maps(os.getppid(), ids)
+                write_maps(os.getppid(), ids)
         except (Unsupported, OSError) as error:
             os.write(told_write, str(error).encode()[:4000])
         finally:
@@ -140,11 +140,14 @@ def become_root(ids: IdMapping) -> None:
     os.setresuid(0, 0, 0)
 
 
-def _write_maps(pid: int, ids: IdMapping) -> None:
-    """Map `pid`'s new namespace: ourselves for one id or as root, by the set-uid tools of uidmap for a range."""
+def write_maps(pid: int, ids: IdMapping) -> None:
+    """Map `pid`'s new namespace: ourselves for one id or as root, by the set-uid tools of uidmap for a range.
+
+    Raises Unsupported where that is refused.
+    """
     if ids.single or os.geteuid() == 0:
         uid, gid = ("\n".join(" ".join(map(str, row)) for row in rows) for rows in (ids.uids, ids.gids))
-        deny = [("setgroups", "deny")] if ids.single else []
+        deny = [("setgroups", "deny")] if os.geteuid() else []
         for name, text in (*deny, ("uid_map", uid), ("gid_map", gid)):
             try:
                 with open(f"/proc/{pid}/{name}", "w", encoding="ascii") as file:
@@ -154,6 +157,8 @@ def _write_maps(pid: int, ids: IdMapping) -> None:
                     f"this machine refuses user namespaces ({name}: {error.strerror}): see `minirt doctor`"
                 ) from error
         return
+    import subprocess
+
     for tool, rows in (("newuidmap", ids.uids), ("newgidmap", ids.gids)):
         words = [tool, str(pid), *(str(number) for row in rows for number in row)]
         result = subprocess.run(words, capture_output=True, text=True, check=False)
@@ -163,6 +168,8 @@ def _write_maps(pid: int, ids: IdMapping) -> None:
 
 def detect() -> IdMapping | None:
     """The mapping that really works here, found by trying in a child; None where user namespaces are refused."""
+    import subprocess
+
     best = mapping()
     for ids in dict.fromkeys((best, IdMapping(best.uids[:1], best.gids[:1]))):
         if (

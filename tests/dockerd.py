@@ -9,6 +9,7 @@ run left behind goes at the next start.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -75,10 +76,11 @@ class Dockerd(Island):
 
 
 @contextlib.contextmanager
-def started() -> Iterator[Dockerd]:
-    """Start a daemon, wait until it answers, and take everything of it away at the end."""
+def started(runtimes: dict[str, str] | None = None) -> Iterator[Dockerd]:
+    """Start a daemon, wait until it answers, and take everything of it away at the end. `runtimes`: name → program."""
     with _folder() as folder:
-        (folder / "daemon.json").write_text("{}")
+        known = {name: {"path": path} for name, path in (runtimes or {}).items()}
+        (folder / "daemon.json").write_text(json.dumps({"runtimes": known}))
         options = {
             "config-file": folder / "daemon.json",
             "data-root": folder / "data",

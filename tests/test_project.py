@@ -85,7 +85,7 @@ def test_ci_runs_readmes_test_command() -> None:
 def test_readme_opens_the_course_with_one_command() -> None:
     command = readme_command("lab")
     assert command == "python3 -m venv .venv && .venv/bin/pip install -q -e . && .venv/bin/minirt lab"
-    assert PYPROJECT["project"]["scripts"] == {"minirt": "minirt.cli:main"}
+    assert PYPROJECT["project"]["scripts"]["minirt"] == "minirt.cli:main"
 
 
 def test_the_run_path_loads_nothing_slow() -> None:

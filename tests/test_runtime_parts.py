@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from minirt.errors import StartError
 from minirt.runtime import log, spec, user
-from minirt.runtime.init import find
 from minirt.runtime.mounts import Root
+from minirt.runtime.process import find
 
 linux_only = pytest.mark.skipif(not hasattr(os, "O_PATH"), reason="Linux only")
 

@@ -32,7 +32,7 @@ def mask(names: list[str]) -> int:
 
 def bound(sets: dict[str, Any]) -> None:
     """Take what is not in the bounding set out of reach, for ever. While still root."""
-    keep = mask(sets.get("bounding", []))
+    keep = mask(sets.get("bounding") or [])
     with open("/proc/sys/kernel/cap_last_cap", encoding="ascii") as file:
         last = int(file.read())
     for number in range(last + 1):
@@ -44,10 +44,12 @@ def apply(sets: dict[str, Any]) -> None:
     """Set the other sets, after the change of user (with PR_SET_KEEPCAPS). What this machine lacks is left out."""
     ours = linux.capget()[1]
     effective, permitted, inheritable = (
-        mask(sets.get(k, [])) & ours for k in ("effective", "permitted", "inheritable")
+        mask(sets.get(k) or []) & ours for k in ("effective", "permitted", "inheritable")
     )
     linux.capset(effective, permitted, inheritable)
     linux.prctl(linux.PR_CAP_AMBIENT, linux.PR_CAP_AMBIENT_CLEAR_ALL)
+    # Only what is inheritable too can be ambient; runc, too, leaves the rest out: its own `spec` asks for it.
+    ambient = mask(sets.get("ambient") or []) & permitted & inheritable
     for number in range(len(NAMES)):
-        if mask(sets.get("ambient", [])) >> number & 1:
+        if ambient >> number & 1:
             linux.prctl(linux.PR_CAP_AMBIENT, linux.PR_CAP_AMBIENT_RAISE, number)

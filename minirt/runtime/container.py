@@ -9,23 +9,25 @@ import contextlib
 import json
 import os
 import signal as signals
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from minirt import child
 from minirt.errors import Conflict, NotFound, StartError
-from minirt.runtime import state
+from minirt.runtime import control, state
 from minirt.userns import IdMapping
 
+if TYPE_CHECKING:
+    from minirt.runtime.cgroups import Cgroup
+
 _KILLED = 128 + 9  # what a container that went down with its shim exits with
-_MFD_EXEC = 0x10  # memfd_create(2): needed where sysctl vm.memfd_noexec is 1
 
 
 @dataclass(frozen=True)
 class Status:
-    """`state` is created, running, exited or dead (its shim was killed). Times are RFC 3339, empty where not yet."""
+    """`state` is created, running, paused, exited or dead (its shim was killed). Times are RFC 3339, or empty."""
 
     state: str
     pid: int = 0
@@ -33,23 +35,35 @@ class Status:
     started: str = ""
     finished: str = ""
     error: str = ""
+    oom_killed: bool = False
+
+    @property
+    def runs(self) -> bool:
+        return self.state in ("running", "paused")
 
 
 def start(
-    folder: Path, ids: IdMapping, stdin: int | None = None, stdout: int | None = None, stderr: int | None = None
+    folder: Path,
+    ids: IdMapping,
+    stdin: int | None = None,
+    stdout: int | None = None,
+    stderr: int | None = None,
+    **options: Any,
 ) -> int:
     """Start the created (or exited) container; returns init's pid once the command runs.
 
-    The fds stay the caller's; None reads nothing and writes to the log only. Raises StartError with docker's text and
-    exit code, Conflict where it runs already.
+    The fds stay the caller's; None reads nothing and writes to the log only. `options`: `open_stdin` keeps a stdin for
+    who attaches later (by default there is one where `stdin` is given), `stdin_once` ends it with the first that ends,
+    `size` (width, height) of the terminal, `runtime` another OCI runtime's command, `cache` a folder for compiled
+    filters. Raises StartError with docker's text and exit code, Conflict where it runs already.
     """
     with hold(folder):
-        if status(folder).state == "running":
+        if status(folder).runs:
             raise Conflict("the container is already running")
         for name in ("run.json", "exit.json"):
             (folder / name).unlink(missing_ok=True)
         _check_mapping(folder, ids)
-        return _start(folder, stdin, stdout, stderr)
+        return _start(folder, stdin, stdout, stderr, {"open_stdin": stdin is not None} | options)
 
 
 @contextlib.contextmanager
@@ -65,16 +79,16 @@ def hold(folder: Path) -> Iterator[None]:
         os.close(fd)
 
 
-def _start(folder: Path, stdin: int | None, stdout: int | None, stderr: int | None) -> int:
+def _start(folder: Path, stdin: int | None, stdout: int | None, stderr: int | None, options: dict[str, Any]) -> int:
     status_read, status_write = os.pipe()
-    opened = [status_read, status_write, os.open(os.devnull, os.O_RDWR), _interpreter()]
+    opened = [status_read, status_write, os.open(os.devnull, os.O_RDWR), child.sealed_interpreter()]
     try:
         given = [opened[2] if fd is None else fd for fd in (stdin, stdout, stderr)]
         # First out of the way of 0…3, then into place.
         moved = [_above(fd, opened) for fd in (*given, status_write)]
         pid = os.posix_spawn(
             f"/proc/self/fd/{opened[3]}",
-            child.command("minirt.runtime.shim", str(folder.absolute())),
+            child.command("minirt.runtime.shim", str(folder.absolute()), json.dumps(options)),
             os.environ,
             file_actions=[(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(moved)],
         )
@@ -100,29 +114,60 @@ def _check_mapping(folder: Path, ids: IdMapping) -> None:
         raise StartError("the container was created with another id mapping: create it again")
 
 
+def cgroup(folder: Path) -> Cgroup | None:
+    """Where its processes are counted and limited; None where it has none."""
+    run = state.read_json(str(folder / "run.json")) or {}
+    if not run.get("cgroup"):
+        return None
+    from minirt.runtime.cgroups import Cgroup
+
+    return Cgroup.from_json(run["cgroup"])
+
+
+def attach(folder: Path, fds: Sequence[int | None]) -> control.Connection:
+    """Join (stdin, stdout, stderr) of ours to the running container's; closing the connection detaches.
+
+    Raises Conflict where it does not run.
+    """
+    return _ask(folder, {"do": "attach"}, fds)[0]
+
+
+def exec(
+    folder: Path, id: str, process: dict[str, Any], user: str, fds: Sequence[int | None]
+) -> tuple[control.Connection, int]:
+    """Run one more process in it: `process` is laid over the container's own (runtime-spec); `user` as USER, or empty.
+
+    The connection tells `{"exit_code"}` at its end. Returns it, and the process' pid. Raises StartError, Conflict.
+    """
+    connection, answer = _ask(folder, {"do": "exec", "id": id, "process": process, "user": user}, fds)
+    return connection, int(answer["pid"])
+
+
+def ask(folder: Path, what: str, **details: Any) -> None:
+    """`resize` (id, width, height), `pause`, `resume`, `update` (resources)."""
+    control.ask(folder, {"do": what, **details})[0].close()
+
+
+def _ask(folder: Path, request: dict[str, Any], fds: Sequence[int | None]) -> tuple[control.Connection, dict[str, Any]]:
+    given = [fd is not None for fd in fds]
+    return control.ask(folder, {**request, "streams": given}, [fd for fd in fds if fd is not None])
+
+
+def clean(folder: Path) -> None:
+    """Remove what a container that ended without its shim left outside its folder."""
+    if status(folder).runs:
+        return
+    group = cgroup(folder)
+    if group:
+        group.kill(signals.SIGKILL)
+        group.delete()
+
+
 def _above(fd: int, opened: list[int]) -> int:
     import fcntl
 
     opened.append(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10))
     return opened[-1]
-
-
-def _interpreter() -> int:
-    """A sealed copy of this interpreter in memory: what a hostile image can reach by /proc/PID/exe (CVE-2019-5736)."""
-    import fcntl
-
-    with open(sys.executable, "rb") as file:
-        flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
-        try:
-            copy = os.memfd_create("python", flags | _MFD_EXEC)
-        except OSError:  # before kernel 6.3 every memfd may be executed
-            copy = os.memfd_create("python", flags)
-        while os.sendfile(copy, file.fileno(), None, 1 << 30):
-            pass
-    fcntl.fcntl(
-        copy, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
-    )
-    return copy
 
 
 def status(folder: Path) -> Status:
@@ -134,7 +179,9 @@ def status(folder: Path) -> Status:
         fd = state.open_process(run, "shim")
         if fd is not None:
             os.close(fd)
-            return Status("running", run["init"]["pid"], started=run["started"])
+            group = cgroup(folder)
+            now = "paused" if group and group.frozen else "running"
+            return Status(now, run["init"]["pid"], started=run["started"])
         ended = _ended(folder)  # it may have ended between the two looks
     return ended or Status("dead", 0, _KILLED, run["started"], error="its shim was killed, and the container with it")
 
@@ -144,7 +191,7 @@ def _ended(folder: Path) -> Status | None:
     if end is None:
         return None
     started = (state.read_json(str(folder / "run.json")) or {}).get("started", "")
-    return Status("exited", 0, end["exit_code"], started, end["finished"], end["error"])
+    return Status("exited", 0, end["exit_code"], started, end["finished"], end["error"], end.get("oom_killed", False))
 
 
 def wait(folder: Path, timeout: float | None = None) -> int:

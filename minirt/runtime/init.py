@@ -1,102 +1,117 @@
-"""Container init: pid 1, from a fork of the shim to the image's command, driven by config.json alone.
+"""Container init: pid 1, from its birth in the namespaces to the image's command, driven by config.json alone.
 
-`STEPS` is the whole way, in order. Each is all or nothing: the first that fails is reported on a close-on-exec pipe and
-the command does not run; that pipe closing by itself is how the shim learns that the command runs. Until `pivot` the
-machine's files are in sight (sources of bind mounts), afterwards only the container's.
-Sources: runtime-spec runtime.md "Lifecycle", pivot_root(2), capabilities(7). Taught in chapter 07.
+`STEPS` is the whole way, in order. Until `pivot` the machine's files are in sight (sources of bind mounts), afterwards
+only the container's. When all is set up it stands still: the container is *created*. It waits on a socket in the
+runtime's folder for *start*, and becomes the command; that socket closing by itself says that it has.
+Sources: runtime-spec runtime.md "Lifecycle", pivot_root(2). Taught in chapter 07.
 """
 
 from __future__ import annotations
 
-import errno
-import json
 import os
-import signal
+import socket
 import stat
-from typing import Any, NoReturn
+from typing import Any
 
 from minirt import linux
-from minirt.errors import MinirtError, StartError
-from minirt.runtime import capabilities, devices, mounts, user
+from minirt.errors import InvalidInput, StartError
+from minirt.runtime import devices, mounts, terminal
+from minirt.runtime.namespaces import Sync
+from minirt.runtime.process import Process
 
-_FLAGS = {
-    "mount": linux.CLONE_NEWNS, "uts": linux.CLONE_NEWUTS, "ipc": linux.CLONE_NEWIPC, "network": linux.CLONE_NEWNET,
-    "cgroup": linux.CLONE_NEWCGROUP,
+START = b"start"
+_PROPAGATION = {
+    "shared": linux.MS_SHARED, "slave": linux.MS_SLAVE, "private": linux.MS_PRIVATE, "unbindable": linux.MS_UNBINDABLE,
 }  # fmt: skip
 
 
-class Init:
-    """`streams` are the container's ends of stdin, stdout, stderr; stdin None means its own /dev/null."""
+class Init(Process):
+    """`gate` is the listening socket that `start` connects to; `sources` are bind mounts that the parent opened where
+    we may not reach them ourselves: detached, by their place in `mounts`, -1 for the root file system."""
 
     STEPS = (
-        "namespaces", "network", "mounts", "devices", "working_directory", "masks", "pivot", "streams", "privileges",
-        "command",
+        "session", "settings", "root_file_system", "mounts", "devices", "runtime_hooks", "container_hooks",
+        "working_directory", "masks", "pivot", "streams", "console", "label", "privileges", "wait", "command",
     )  # fmt: skip
 
-    def __init__(self, config: dict[str, Any], bundle: str, streams: tuple[int | None, int, int]) -> None:
-        self.bundle, self._streams = bundle, streams
-        self.config, self.process, self.linux = config, config["process"], config["linux"]
-        self.kinds = {namespace["type"] for namespace in self.linux["namespaces"]}
-        self.env = dict(entry.split("=", 1) for entry in self.process["env"] if "=" in entry)
-        self.cwd = -1
+    def __init__(
+        self, config: dict[str, Any], bundle: str, gate: socket.socket, sources: dict[int, int], **options: Any
+    ) -> None:
+        self.pivots = options.pop("pivots", True)
+        super().__init__(config["process"], **options)
+        self.config, self.linux, self.bundle = config, config["linux"], bundle
+        self.gate, self.sources = gate, sources
+        self.kinds = {entry["type"] for entry in self.linux["namespaces"]}
+        self.made = {entry["type"] for entry in self.linux["namespaces"] if not entry.get("path")}
+        self.state: dict[str, Any] = {}
+        if config.get("hooks"):
+            from minirt.runtime import hooks  # now: later nothing can be loaded any more
 
-    def run(self, report: int) -> NoReturn:
-        """Do all steps; the last one becomes the command. What fails is written to `report`."""
-        step = ""
+            self.hooks = hooks
+
+    def settings(self) -> None:
+        """The names, the kernel settings and the loopback device of the namespaces."""
+        if "uts" in self.made or self.config.get("hostname"):
+            linux.sethostname(self.config.get("hostname") or "")
+        if self.config.get("domainname"):
+            linux.setdomainname(self.config["domainname"])
+        for key, value in (self.linux.get("sysctl") or {}).items():
+            path = "/proc/sys/" + (key if "/" in key else key.replace(".", "/"))
+            try:
+                if ".." in path.split("/"):
+                    raise FileNotFoundError(2, "no such setting")
+                with open(path, "w", encoding="utf-8") as file:
+                    file.write(value)
+            except OSError as error:
+                raise StartError(f"sysctl {key}={value}: {error.strerror}") from error
+        if "network" in self.made:
+            _raise_loopback()
+
+    def root_file_system(self) -> None:
+        """A mount of its own for the root, which is what pivot_root(2) takes; nothing of ours reaches the machine's."""
+        wish = self.linux.get("rootfsPropagation") or ""
         try:
-            for step in self.STEPS:
-                getattr(self, step)()
-        except MinirtError as error:
-            answer = {"error": str(error), "exit_code": error.exit_code}
-        except Exception as error:  # the process boundary: whatever it is, one line, and the command does not run
-            reason = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
-            path = f" {os.fsdecode(error.filename)}" if isinstance(error, OSError) and error.filename else ""
-            answer = {
-                "error": f"cannot set up the container: {step.replace('_', ' ')}:{path} {reason}",
-                "exit_code": 125,
-            }
-        answer["error"] = str(answer["error"])[:1000]
-        os.write(report, json.dumps(answer).encode())
-        os._exit(125)
-
-    def namespaces(self) -> None:
-        """Leave the shim's namespaces (pid and user are entered already) and its session."""
-        os.setsid()
-        linux.unshare(sum(_FLAGS[kind] for kind in self.kinds if kind in _FLAGS))
-        linux.mount(None, "/", None, linux.MS_REC | linux.MS_PRIVATE)
-        if "uts" in self.kinds:
-            linux.sethostname(self.config.get("hostname", ""))
-        try:
-            linux.join_new_session_keyring()
-        except OSError as error:
-            if error.errno not in (errno.ENOSYS, errno.EPERM):  # no keyrings here: none to share either
-                raise
-
-    def network(self) -> None:
-        """A new network namespace has a loopback device that is down, netdevice(7)."""
-        if "network" not in self.kinds:
-            return
-        import fcntl
-        import socket
-
-        get_flags, set_flags, up = 0x8913, 0x8914, 1
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
-            request = fcntl.ioctl(any_socket, get_flags, b"lo".ljust(40, b"\0"))
-            flags = int.from_bytes(request[16:18], "little") | up
-            fcntl.ioctl(any_socket, set_flags, request[:16] + flags.to_bytes(2, "little") + request[18:])
+            self.propagation = _PROPAGATION[wish.removeprefix("r")] if wish else 0
+        except KeyError:
+            raise InvalidInput(f"rootfsPropagation {wish!r} is not one of {', '.join(_PROPAGATION)}") from None
+        self.propagation |= linux.MS_REC if wish.startswith("r") else 0
+        linux.mount(None, "/", None, self.propagation or linux.MS_REC | linux.MS_SLAVE)
+        tree = self.sources.get(-1)
+        if tree is None:
+            tree = open_source(os.path.join(self.bundle, self.config["root"]["path"]))
+        linux.mount_setattr(tree, "", linux.AT_EMPTY_PATH | linux.AT_RECURSIVE, propagation=linux.MS_SLAVE)
+        top = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        linux.move_mount(tree, top)  # on top of what is "/" now: no path leads there, only its descriptor
+        linux.mount_setattr(tree, "", linux.AT_EMPTY_PATH, propagation=linux.MS_PRIVATE)
+        os.close(top)
+        self.root = mounts.Root(tree)
 
     def mounts(self) -> None:
         os.umask(0)
-        self.root = mounts.Root(os.path.join(self.bundle, self.config["root"]["path"]))
-        for entry in self.config["mounts"]:
+        for number, entry in enumerate(self.config.get("mounts") or ()):
             try:
-                mounts.mount(self.root, entry, self.bundle)
+                mounts.mount(self.root, entry, self.bundle, self.sources.get(number), "cgroup" in self.kinds)
             except OSError as error:
                 raise StartError(f"mount {entry['destination']}: {error.strerror}") from error
 
     def devices(self) -> None:
-        if any(entry["destination"] == "/dev" and entry.get("type") == "tmpfs" for entry in self.config["mounts"]):
-            devices.make(self.root, "user" in self.kinds)
+        """What every container has on its own /dev, and what this one is given besides."""
+        wanted = self.linux.get("devices") or []
+        borrowed = "user" in self.kinds or not _may_make_nodes()
+        if any(mounts.is_own_dev(entry) for entry in self.config.get("mounts") or ()):
+            devices.fill(self.root, borrowed)
+        devices.add(self.root, wanted, borrowed)
+
+    def runtime_hooks(self) -> None:
+        """The parent runs those that act on us from outside, and says what our state is."""
+        self.line.send({"set_up": True})
+        self.state = self.line.receive() or {}
+        if not self.state:
+            os._exit(0)
+
+    def container_hooks(self) -> None:
+        if self.config.get("hooks"):
+            self.hooks.run(self.config, "createContainer", self.state)
 
     def working_directory(self) -> None:
         """Made where it is missing, as docker does; held as a descriptor until we are inside."""
@@ -107,90 +122,67 @@ class Init:
             raise StartError(f"working directory {path}: {error.strerror}") from error
         if not stat.S_ISDIR(os.fstat(self.cwd).st_mode):
             raise StartError(f"Cannot mkdir: {path} is not a directory")
-        if not self.env.get("HOME"):
-            self.env["HOME"] = user.home(self.root, self.process["user"]["uid"])
+        self.resolve(self.root)
 
     def masks(self) -> None:
-        for path in self.linux.get("readonlyPaths", ()):
+        for path in self.linux.get("readonlyPaths") or ():
             mounts.read_only(self.root, path)
-        for path in self.linux.get("maskedPaths", ()):
+        for path in self.linux.get("maskedPaths") or ():
             mounts.mask(self.root, path)
         if self.config["root"].get("readonly"):
             linux.mount_setattr(self.root.fd, "", linux.AT_EMPTY_PATH, linux.MOUNT_ATTR_RDONLY)
 
     def pivot(self) -> None:
         """Make the rootfs `/` and let go of the machine's file system; then see that we really stand inside."""
+        self.seal()
         os.fchdir(self.root.fd)
-        linux.pivot_root(".", ".")
-        linux.umount(".", linux.MNT_DETACH)
+        if self.pivots:
+            linux.pivot_root(".", ".")
+            linux.umount(".", linux.MNT_DETACH)
+        else:  # a ramdisk cannot be pivoted away: it stays below, where no path leads
+            os.chroot(".")
         os.chdir("/")
+        if self.propagation:
+            linux.mount(None, "/", None, self.propagation)
+        os.close(self.root.fd)
 
-    def streams(self) -> None:
-        """Pipes belong to the user, who may open /dev/stdout; a missing stdin is the container's own null device."""
-        stdin, stdout, stderr = self._streams
-        for number, fd in enumerate((os.open("/dev/null", os.O_RDWR) if stdin is None else stdin, stdout, stderr)):
-            os.dup2(fd, number)
-            if number or stdin is not None:
-                os.fchown(number, self.process["user"]["uid"], -1)
+    def console(self) -> None:
+        if self.process.get("terminal"):
+            terminal.show_console()
 
-    def privileges(self) -> None:
-        """Give up, in the one order that works: bounding set, groups, user, the other sets, and ever gaining again."""
-        who, sets = self.process["user"], self.process.get("capabilities", {})
-        os.fchdir(self.cwd)
-        capabilities.bound(sets)
-        linux.prctl(linux.PR_SET_KEEPCAPS, 1)
-        if sum(row["size"] for row in self.linux.get("gidMappings", ())) != 1:  # a single id has no setgroups(2)
-            os.setgroups(who.get("additionalGids", []))
-        os.setresgid(who["gid"], who["gid"], who["gid"])
-        os.setresuid(who["uid"], who["uid"], who["uid"])
-        linux.prctl(linux.PR_SET_KEEPCAPS, 0)
-        capabilities.apply(sets)
-        if self.process.get("noNewPrivileges"):
-            linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
-        os.umask(who.get("umask", 0o022))
-
-    def command(self) -> NoReturn:
-        """Become the command."""
-        try:
-            inside = os.getcwd().startswith("/")
-        except FileNotFoundError:
-            inside = False
-        if not inside:
-            raise StartError("the working directory is outside of the container: refused (CVE-2024-21626)")
-        args = self.process["args"]
-        program = find(args[0], self.env.get("PATH", ""))
-        if not os.access(program, os.X_OK):
-            raise StartError(f"exec {program}: permission denied", 126)
-        linux.close_range(3, cloexec=True)
-        for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
-            signal.signal(number, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        try:
-            os.execve(program, args, self.env)
-        except OSError as error:
-            # The file is there and executable, but not a program: docker says so on stderr and exits with 1.
-            os.write(2, f"exec {program}: {(error.strerror or '').lower()}\n".encode())
-        os._exit(1)
+    def wait(self) -> None:
+        """Stand still until `start` comes through the gate. Without the parent's word that we exist, end."""
+        self.confirm(ready=True)
+        self.line.close()
+        while True:
+            connection, _ = self.gate.accept()
+            if connection.recv(len(START)) == START:
+                break
+            connection.close()
+        self.gate.close()
+        self.line = Sync(connection)
+        if self.config.get("hooks"):
+            self.hooks.run(self.config, "startContainer", self.state)
 
 
-def find(name: str, path: str) -> str:
-    """The file that `name` means, by PATH where it has no slash. Raises StartError, docker's words and exit codes."""
-    if "/" in name:
-        try:
-            mode = os.stat(name).st_mode
-        except OSError as error:
-            reason = (error.strerror or "").lower()
-            code = {errno.ENOENT: 127, errno.EACCES: 126}.get(error.errno or 0, 125)
-            raise StartError(f'exec: "{name}": stat {name}: {reason}', code) from error
-        if stat.S_ISDIR(mode) or not mode & 0o111:
-            raise StartError(f'exec: "{name}": permission denied', 126)
-        return name
-    for folder in path.split(":"):
-        candidate = os.path.join(folder or ".", name)
-        try:
-            mode = os.stat(candidate).st_mode
-        except OSError:
-            continue
-        if not stat.S_ISDIR(mode) and mode & 0o111:
-            return candidate
-    raise StartError(f'exec: "{name}": executable file not found in $PATH', 127)
+def open_source(path: str, recursive: bool = True) -> int:
+    """A detached copy of what is mounted at `path`."""
+    flags = linux.OPEN_TREE_CLONE | linux.OPEN_TREE_CLOEXEC | (linux.AT_RECURSIVE if recursive else 0)
+    return linux.open_tree(-100, path, flags)
+
+
+def _may_make_nodes() -> bool:
+    """Root in somebody else's user namespace may not, mknod(2)."""
+    with open("/proc/self/uid_map", encoding="ascii") as file:
+        return file.read().split() == ["0", "0", "4294967295"]
+
+
+def _raise_loopback() -> None:
+    """A new network namespace has a loopback device that is down, netdevice(7)."""
+    import fcntl
+
+    get_flags, set_flags, up = 0x8913, 0x8914, 1
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        request = fcntl.ioctl(any_socket, get_flags, b"lo".ljust(40, b"\0"))
+        flags = int.from_bytes(request[16:18], "little") | up
+        fcntl.ioctl(any_socket, set_flags, request[:16] + flags.to_bytes(2, "little") + request[18:])

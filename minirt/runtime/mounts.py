@@ -32,7 +32,15 @@ _PROPAGATION = {
     "private": linux.MS_PRIVATE, "slave": linux.MS_SLAVE, "shared": linux.MS_SHARED, "unbindable": linux.MS_UNBINDABLE,
 }  # fmt: skip
 _KERNEL_TREES = ("/proc", "/sys", "/dev")
+OPTIONS = sorted([*_ATTRIBUTES, *(f"r{name}" for name in _ATTRIBUTES if f"r{name}" not in _ATTRIBUTES), *_PROPAGATION,
+                  *(f"r{name}" for name in _PROPAGATION), "bind", "rbind", "defaults", "tmpcopyup"])  # fmt: skip
 _MAX_LINKS = 40
+_PROC_MAGIC = 0x9FA0
+# What lxcfs and the like may lay over.
+_OVER_PROC = {
+    "cpuinfo", "diskstats", "meminfo", "stat", "swaps", "uptime", "loadavg", "slabinfo", "net/dev",
+    "sys/kernel/ns_last_pid", "sys/crypto/fips_enabled",
+}  # fmt: skip
 
 
 def _inside(path: str, trees: tuple[str, ...]) -> bool:
@@ -42,8 +50,9 @@ def _inside(path: str, trees: tuple[str, ...]) -> bool:
 class Root:
     """The rootfs as a descriptor: everything is looked up under it."""
 
-    def __init__(self, path: str) -> None:
-        self.fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    def __init__(self, place: str | int) -> None:
+        flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+        self.fd = place if isinstance(place, int) else os.open(place, flags)
 
     def open(self, path: str, flags: int = os.O_PATH, links: bool = True) -> int:
         """Open what `path` means inside the container. OSError as usual; ELOOP for a link where none may be."""
@@ -97,48 +106,124 @@ class Root:
                 raise StartError(f"mount {path}: a symbolic link in the image stands in the way: refused") from error
             raise
         base, real = (os.readlink(f"/proc/self/fd/{number}") for number in (self.fd, fd))
-        if not guarded and _inside(real.removeprefix(base.rstrip("/")), _KERNEL_TREES):
-            raise StartError(f"mount {path}: a symbolic link in the image leads to {real.removeprefix(base)}: refused")
+        real = real.removeprefix(base.rstrip("/"))
+        if not guarded and _inside(real, _KERNEL_TREES):
+            raise StartError(f"mount {path}: a symbolic link in the image leads to {real}: refused")
         return fd
 
 
-def mount(root: Root, entry: dict[str, Any], bundle: str) -> None:
-    """Do one line of the `mounts` list."""
-    options = entry.get("options", [])
-    kind, path = entry.get("type", "none"), entry["destination"]
-    attributes = cleared = recursive = propagation = 0
-    bind, data = kind == "bind", []
-    for option in options:
-        name = option[1:] if option[:1] == "r" and option[1:] in {"bind", "ro", *_PROPAGATION} else option
-        if name == "bind":
-            bind = True
-        elif name in _PROPAGATION:
-            propagation = _PROPAGATION[name]
-        elif name in _ATTRIBUTES:
-            set_, clear = _ATTRIBUTES[name]
-            attributes, cleared = attributes & ~clear | set_, cleared | clear
-            recursive |= linux.AT_RECURSIVE if option == "rro" else 0
+def is_bind(entry: dict[str, Any]) -> bool:
+    return entry.get("type") == "bind" or not {"bind", "rbind"}.isdisjoint(entry.get("options") or ())
+
+
+def is_own_dev(entry: dict[str, Any]) -> bool:
+    """Whether this makes the container's /dev: then the runtime fills it."""
+    return os.path.normpath(entry["destination"]) == "/dev" and not is_bind(entry)
+
+
+class _Options:
+    """The `options` of a mount, sorted: attributes (of this mount, and of those below), propagation, the rest."""
+
+    def __init__(self, words: list[str]) -> None:
+        self.set = self.clear = self.deep_set = self.deep_clear = self.propagation = 0
+        self.deep_propagation = self.copy_up = False
+        self.data: list[str] = []
+        for word in words:
+            deep = word[:1] == "r" and word not in _ATTRIBUTES
+            name = word[1:] if deep else word
+            if name in _ATTRIBUTES:
+                set_, clear = _ATTRIBUTES[name]
+                if deep:
+                    self.deep_set, self.deep_clear = self.deep_set & ~clear | set_, self.deep_clear | clear
+                else:
+                    self.set, self.clear = self.set & ~clear | set_, self.clear | clear
+            elif name in _PROPAGATION:
+                self.propagation, self.deep_propagation = _PROPAGATION[name], deep
+            elif word == "tmpcopyup":
+                self.copy_up = True
+            elif word not in ("bind", "rbind", "defaults"):
+                self.data.append(word)
+
+    def apply(self, tree: int) -> None:
+        """To a detached bind mount. The kernel wants all of the access-time field cleared by whoever sets it."""
+        for flags, set_, clear in (0, self.set, self.clear), (linux.AT_RECURSIVE, self.deep_set, self.deep_clear):
+            atime = linux.MOUNT_ATTR__ATIME if set_ & linux.MOUNT_ATTR__ATIME else 0
+            if set_ or clear:
+                linux.mount_setattr(tree, "", linux.AT_EMPTY_PATH | flags, set_, clear & ~set_ | atime)
+
+
+def mount(root: Root, entry: dict[str, Any], bundle: str, source: int | None, own_cgroups: bool) -> None:
+    """Do one line of the `mounts` list. `source`: an already opened one; `own_cgroups`: with a cgroup namespace."""
+    options = _Options(entry.get("options") or [])
+    kind, path = entry.get("type") or "none", entry["destination"]
+    if is_bind(entry):
+        _bind(root, path, entry, bundle, options, source)
+        return
+    _check_proc(path, kind)
+    if kind == "cgroup" and (own_cgroups or not os.path.exists("/sys/fs/cgroup")):
+        _mount_cgroups(root.target(path, True), options.set)
+        return
+    if kind == "cgroup":
+        _show_cgroups(root, path, options.set)
+        return
+    tree = detached(kind, entry.get("source") or kind, options.data, options.set)
+    target = root.target(path, True)
+    if options.copy_up:
+        below = os.open(f"/proc/self/fd/{target}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        _copy_up(below, tree)
+        os.close(below)
+    if options.propagation:
+        linux.mount_setattr(tree, "", linux.AT_EMPTY_PATH, propagation=options.propagation)
+    attach(tree, target)
+
+
+def _bind(root: Root, path: str, entry: dict[str, Any], bundle: str, options: _Options, source: int | None) -> None:
+    if options.data or options.copy_up:
+        raise StartError(f"mount {path}: option {(options.data or ['tmpcopyup'])[0]!r} is not for a bind mount")
+    recursive = linux.AT_RECURSIVE if "bind" not in (entry.get("options") or ()) else 0
+    if source is None:
+        place = os.path.join(bundle, entry.get("source") or "")
+        source = linux.open_tree(-100, place, linux.OPEN_TREE_CLONE | linux.OPEN_TREE_CLOEXEC | recursive)
+    _check_proc(path, "proc" if linux.file_system(source) == _PROC_MAGIC else "bind")
+    linux.mount_setattr(source, "", linux.AT_EMPTY_PATH | linux.AT_RECURSIVE, propagation=linux.MS_SLAVE)
+    options.apply(source)
+    deep = linux.AT_RECURSIVE if options.deep_propagation or not options.propagation else 0
+    linux.mount_setattr(source, "", linux.AT_EMPTY_PATH | deep, propagation=options.propagation or linux.MS_PRIVATE)
+    attach(source, root.target(path, stat.S_ISDIR(os.fstat(source).st_mode)))
+
+
+def _check_proc(path: str, kind: str) -> None:
+    """Nothing but a procfs may pose as one: later steps write into it and believe what they read (CVE-2019-16884)."""
+    path = os.path.normpath(path)
+    if (path == "/proc" and kind != "proc") or (path.startswith("/proc/") and path[6:] not in _OVER_PROC):
+        raise StartError(f"mount {path}: cannot be mounted because it is inside /proc")
+
+
+def _copy_up(source: int, target: int) -> None:
+    """Copy what a fresh tmpfs is about to hide into it, by descriptors alone; no link is followed, no device copied."""
+    for name in os.listdir(source):
+        entry = os.stat(name, dir_fd=source, follow_symlinks=False)
+        if stat.S_ISDIR(entry.st_mode):
+            os.mkdir(name, 0o700, dir_fd=target)
+            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+            inner = os.open(name, flags, dir_fd=source), os.open(name, flags, dir_fd=target)
+            _copy_up(*inner)
+            for fd in inner:
+                os.close(fd)
+        elif stat.S_ISREG(entry.st_mode):
+            reading = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=source)
+            writing = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=target)
+            while os.sendfile(writing, reading, None, 1 << 30):
+                pass
+            os.close(reading)
+            os.close(writing)
+        elif stat.S_ISLNK(entry.st_mode):
+            os.symlink(os.readlink(name, dir_fd=source), name, dir_fd=target)
         else:
-            data.append(option)
-    if bind:
-        source = os.path.join(bundle, entry["source"])
-        fd = linux.open_tree(-100, source, linux.OPEN_TREE_CLONE | linux.OPEN_TREE_CLOEXEC | linux.AT_RECURSIVE)
-        linux.mount_setattr(
-            fd, "", linux.AT_EMPTY_PATH | recursive, attributes, cleared & ~attributes | _atime(attributes)
-        )
-        linux.mount_setattr(
-            fd, "", linux.AT_EMPTY_PATH | linux.AT_RECURSIVE, propagation=propagation or linux.MS_PRIVATE
-        )
-        attach(fd, root.target(path, stat.S_ISDIR(os.fstat(fd).st_mode)))
-    elif kind == "cgroup":
-        _mount_cgroups(root.target(path, True), attributes)
-    else:
-        attach(detached(kind, entry.get("source", kind), data, attributes), root.target(path, True))
-
-
-def _atime(attributes: int) -> int:
-    """The kernel wants all of the access-time field cleared by whoever sets it."""
-    return linux.MOUNT_ATTR__ATIME if attributes & linux.MOUNT_ATTR__ATIME else 0
+            continue
+        os.chown(name, entry.st_uid, entry.st_gid, dir_fd=target, follow_symlinks=False)
+        if not stat.S_ISLNK(entry.st_mode):
+            os.chmod(name, stat.S_IMODE(entry.st_mode), dir_fd=target)
 
 
 def detached(kind: str, source: str, data: list[str], attributes: int = 0) -> int:
@@ -175,6 +260,32 @@ def attach(mount_fd: int, target_fd: int) -> None:
     linux.move_mount(mount_fd, target_fd)
     os.close(mount_fd)
     os.close(target_fd)
+
+
+def _show_cgroups(root: Root, path: str, attributes: int) -> None:
+    """Without a cgroup namespace: the machine's cgroup2, or (v1) this container's group of each hierarchy."""
+    if os.path.exists("/sys/fs/cgroup/cgroup.controllers"):
+        tree = linux.open_tree(-100, "/sys/fs/cgroup", linux.OPEN_TREE_CLONE | linux.OPEN_TREE_CLOEXEC)
+        linux.mount_setattr(tree, "", linux.AT_EMPTY_PATH, attributes, propagation=linux.MS_PRIVATE)
+        attach(tree, root.target(path, True))
+        return
+    with open("/proc/self/cgroup", encoding="utf-8") as file:
+        groups = [line.rstrip("\n").split(":", 2)[1:] for line in file]
+    top = detached("tmpfs", "tmpfs", ["mode=755"], attributes & ~linux.MOUNT_ATTR_RDONLY)
+    linux.move_mount(top, root.target(path, True))
+    for controllers, group in groups:
+        name = controllers.removeprefix("name=")
+        place = f"/sys/fs/cgroup/{name}{group}"
+        if not name or not os.path.isdir(place):
+            continue
+        os.mkdir(name, 0o755, dir_fd=top)
+        tree = linux.open_tree(-100, place, linux.OPEN_TREE_CLONE | linux.OPEN_TREE_CLOEXEC)
+        linux.mount_setattr(tree, "", linux.AT_EMPTY_PATH, attributes, propagation=linux.MS_PRIVATE)
+        attach(tree, os.open(name, os.O_PATH | os.O_CLOEXEC, dir_fd=top))
+        for alias in name.split(",") if "," in name else ():
+            os.symlink(name, alias, dir_fd=top)
+    linux.mount_setattr(top, "", linux.AT_EMPTY_PATH, attributes & linux.MOUNT_ATTR_RDONLY)
+    os.close(top)
 
 
 def _mount_cgroups(target: int, attributes: int) -> None:

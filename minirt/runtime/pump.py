@@ -1,9 +1,9 @@
-"""The copies a shim keeps going: the given stdin to the container, its stdout and stderr to the log and the given fds.
+"""The copies a shim keeps going: attached input to a process, its output to the log and to whoever is attached.
 
-One poll loop, and no copy holds up another: a source is read only once what it gave has gone on, so a slow reader slows
-the container (as a pipe would) and nothing is kept without bound. The given fds may be anybody's terminal, so they are
-never made non-blocking; a write of at most 4 KiB into a pipe that polls writable does not block (pipe(7), PIPE_BUF).
-A reader that goes away ends its copy only; the log goes on. Taught in chapter 08.
+One poll loop, and no copy holds up another: a source is read only once what it gave has gone on everywhere, so a slow
+reader slows the container (as a pipe would) and nothing is kept without bound. The given fds may be anybody's terminal,
+so they are never made non-blocking; a write of at most 4 KiB into a pipe that polls writable does not block (pipe(7),
+PIPE_BUF). A reader that goes away ends its copy only; the log goes on. Taught in chapter 08.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import select
+from collections.abc import Callable
 
 from minirt.runtime.log import Log
 
@@ -18,89 +19,131 @@ _CHUNK = 65536
 _WRITE = 4096
 
 
-class Copy:
-    """One direction. `stream` is the log's name for it, empty for stdin. `source` and `sink` are None once over."""
+class Sink:
+    """Where bytes go: what is still `pending` for it, and why it stopped where its reader did not just leave."""
 
-    def __init__(self, source: int, sink: int, stream: str = "") -> None:
-        self.source: int | None = source
-        self.sink: int | None = sink
-        self.stream = stream
+    def __init__(self, fd: int, name: str = "") -> None:
+        self.fd: int | None = fd
         self.pending = b""
-        self.error = ""  # why output was lost, where its reader did not just leave
-
-    def read(self, log: Log) -> bool:
-        """Take one chunk from the source; False at its end."""
-        try:
-            data = os.read(self.source, _CHUNK) if self.source is not None else b""
-        except OSError:  # a terminal that hung up
-            data = b""
-        if self.stream and data:
-            log.write(self.stream, data)
-        if not data:
-            self.source = None
-        self.pending += data if self.sink is not None else b""
-        return bool(data)
+        self.error = ""
+        self._name = name
 
     def write(self) -> None:
         """Pass on some of what is pending."""
-        if self.sink is None:
+        if self.fd is None:
             return
         try:
-            self.pending = self.pending[os.write(self.sink, self.pending[:_WRITE]) :]
+            self.pending = self.pending[os.write(self.fd, self.pending[:_WRITE]) :]
         except BlockingIOError:
             return  # somebody else's non-blocking terminal: the poll says when
         except OSError as error:
-            if self.stream and error.errno != errno.EPIPE:
-                self.error = f"write /dev/{self.stream}: {(error.strerror or '').lower()}"
-            self.stop()
+            if self._name and error.errno not in (errno.EPIPE, errno.EIO):
+                self.error = f"write /dev/{self._name}: {(error.strerror or '').lower()}"
+            self.close()
 
-    def stop(self) -> None:
-        """Nobody reads this any more. Output is still read, for the log; input is left alone."""
-        if not self.stream:
-            self.source = None
-            if self.sink is not None:
-                os.close(self.sink)
-        self.sink, self.pending = None, b""
+    def close(self) -> None:
+        """Nobody reads this any more."""
+        if self.fd is not None:
+            os.close(self.fd)
+        self.fd, self.pending = None, b""
 
 
-def pump(copies: list[Copy], log: Log, pidfd: int) -> None:
-    """Copy until init has ended, then take what its streams still hold. Afterwards only `flush` is left to do."""
-    while True:
-        poll = select.poll()
-        poll.register(pidfd, select.POLLIN)
-        for copy in copies:
-            if copy.sink is not None:
-                poll.register(copy.sink, select.POLLOUT if copy.pending else 0)  # 0: tells when the reader goes
-            if copy.source is not None and not copy.pending:
-                poll.register(copy.source, select.POLLIN)
-        ready = dict(poll.poll())
-        for copy in copies:
-            if copy.sink in ready and copy.sink is not None:
-                if copy.pending and ready[copy.sink] & select.POLLOUT:
-                    copy.write()
-                elif ready[copy.sink] & (select.POLLERR | select.POLLHUP | select.POLLNVAL):
-                    copy.stop()
-            if copy.source in ready and not copy.read(log) and not copy.stream and not copy.pending:
-                copy.stop()  # the end of the given stdin: the container's ends too
-            elif copy.source is None and not copy.stream and not copy.pending:
-                copy.stop()
-        if pidfd in ready:
-            break
-    for copy in copies:
-        if not copy.stream:
-            copy.stop()
-        elif copy.source is not None:
-            # All its processes are dead with init: this ends, unless an fd was passed out of the container.
-            os.set_blocking(copy.source, False)
-            while copy.read(log):
+class Copy:
+    """One source and its sinks. `stream` is the log's name for output, empty for input; `source` is None once over."""
+
+    def __init__(self, source: int, sinks: list[Sink], stream: str = "", log: Log | None = None) -> None:
+        self.source: int | None = source
+        self.sinks = sinks
+        self._stream, self.log = stream, log
+
+    @property
+    def is_input(self) -> bool:
+        return not self._stream
+
+    @property
+    def busy(self) -> bool:
+        return any(sink.pending for sink in self.sinks)
+
+    def read(self) -> bool:
+        """Take one chunk from the source; False at its end."""
+        try:
+            data = os.read(self.source, _CHUNK) if self.source is not None else b""
+        except BlockingIOError:
+            return False
+        except OSError:  # a terminal that hung up
+            data = b""
+        if not data:
+            self.close()
+        elif self.log:
+            self.log.write(self._stream, data)
+        for sink in self.sinks:
+            if sink.fd is not None:
+                sink.pending += data
+        return bool(data)
+
+    def drain(self) -> None:
+        """Take what the source still holds. All who wrote are dead: this ends, unless an fd was passed out."""
+        if self.source is not None:
+            os.set_blocking(self.source, False)
+            while self.read():
                 pass
 
+    def close(self) -> None:
+        if self.source is not None:
+            os.close(self.source)
+        self.source = None
 
-def flush(copies: list[Copy]) -> None:
+
+class Pump:
+    """All copies, and other descriptors that are waited for: `watched[fd]()` is called when it can be read."""
+
+    def __init__(self) -> None:
+        self.copies: list[Copy] = []
+        self.watched: dict[int, Callable[[], None]] = {}
+        self.after: dict[Copy, Callable[[], None]] = {}  # called once an input has been handed on to its end
+
+    def turn(self) -> None:
+        """Wait until something can go on, and let it."""
+        masks: dict[int, int] = dict.fromkeys(self.watched, select.POLLIN)
+        for copy in self.copies:
+            for sink in copy.sinks:
+                if sink.fd is not None:  # 0: tells when the reader goes
+                    masks[sink.fd] = masks.get(sink.fd, 0) | (select.POLLOUT if sink.pending else 0)
+            if copy.source is not None and not copy.busy:
+                masks[copy.source] = masks.get(copy.source, 0) | select.POLLIN
+        poll = select.poll()
+        for fd, mask in masks.items():
+            poll.register(fd, mask)
+        ready = dict(poll.poll())
+        for copy in list(self.copies):
+            reads = copy.source in ready and not copy.busy
+            for sink in copy.sinks:
+                self._write(sink, ready.get(sink.fd, 0) if sink.fd is not None else 0)
+            copy.sinks = [sink for sink in copy.sinks if sink.fd is not None or sink.error]
+            if copy.is_input and not copy.sinks:
+                copy.close()  # nobody takes it: what is left of it stays where it is
+            elif reads and copy.source is not None:
+                copy.read()
+        for copy in [copy for copy in self.copies if copy.is_input and copy.source is None and not copy.busy]:
+            self.copies.remove(copy)
+            if over := self.after.pop(copy, None):
+                over()
+        for fd in ready:
+            if fd in self.watched:
+                self.watched[fd]()
+
+    def _write(self, sink: Sink, events: int) -> None:
+        if sink.pending and events & select.POLLOUT:
+            sink.write()
+        elif events & (select.POLLERR | select.POLLHUP | select.POLLNVAL):
+            sink.close()
+
+
+def flush(sinks: list[Sink]) -> None:
     """Hand over the last output, for as long as its reader stays."""
-    for copy in copies:
-        while copy.pending and copy.sink is not None:
+    for sink in sinks:
+        while sink.pending and sink.fd is not None:
             poll = select.poll()
-            poll.register(copy.sink, select.POLLOUT)
+            poll.register(sink.fd, select.POLLOUT)
             poll.poll()
-            copy.write()
+            sink.write()

@@ -3,7 +3,7 @@
 rootfs.json says how: `overlay` (lowers top first, upper, work) or `directory` (a copy, where overlay does not work).
 Overlay takes its layers one by one (fsconfig `lowerdir+`, kernel 6.5); before that all of them stand in one option page
 of 4 KiB, so they go by short links in a folder of their own, which carries 127 of them and any character in a path.
-Device nodes in it open nothing (`nodev`): those a container has are in `devices`.
+Where no device rules can be set, `nodev` makes device nodes in it open nothing.
 Sources: kernel Documentation/filesystems/overlayfs.rst, fsopen(2). Taught in chapter 06.
 """
 
@@ -25,7 +25,7 @@ def mount(folder: str, rootfs: dict[str, Any]) -> None:
     if rootfs["kind"] == "directory":
         flags = linux.OPEN_TREE_CLONE | linux.OPEN_TREE_CLOEXEC | linux.AT_RECURSIVE
         tree = linux.open_tree(-100, rootfs["path"], flags)
-        linux.mount_setattr(tree, "", linux.AT_EMPTY_PATH, linux.MOUNT_ATTR_NODEV)
+        linux.mount_setattr(tree, "", linux.AT_EMPTY_PATH, _attributes(rootfs))
         mounts.attach(tree, target)
         return
     try:
@@ -33,6 +33,10 @@ def mount(folder: str, rootfs: dict[str, Any]) -> None:
     except _NoSuchOption:
         _overlay_by_links(folder, place, rootfs)
         os.close(target)
+
+
+def _attributes(rootfs: dict[str, Any]) -> int:
+    return linux.MOUNT_ATTR_NODEV if rootfs.get("nodev") else 0
 
 
 class _NoSuchOption(Exception):
@@ -56,7 +60,7 @@ def _overlay(rootfs: dict[str, Any]) -> int:
         if rootfs["userxattr"]:
             linux.fsconfig_flag(fd, "userxattr")
         linux.fsconfig_create(fd)
-        return linux.fsmount(fd, linux.MOUNT_ATTR_NODEV)
+        return linux.fsmount(fd, _attributes(rootfs))
     except OSError as error:
         raise StartError(f"cannot mount the overlay: {mounts.explain(fd) or error.strerror}") from error
     finally:
@@ -76,7 +80,8 @@ def _overlay_by_links(folder: str, place: str, rootfs: dict[str, Any]) -> None:
     data = "lowerdir=" + ":".join(str(number) for number in range(len(rootfs["lowers"]))) + ",upperdir=u,workdir=w"
     os.chdir(links)
     try:
-        linux.mount("overlay", place, "overlay", linux.MS_NODEV, data + (",userxattr" if rootfs["userxattr"] else ""))
+        flags = linux.MS_NODEV if _attributes(rootfs) else 0
+        linux.mount("overlay", place, "overlay", flags, data + (",userxattr" if rootfs["userxattr"] else ""))
     except OSError as error:
         raise StartError(f"cannot mount the overlay: {error.strerror}") from error
     finally:

@@ -1,19 +1,21 @@
 """The shim: one per container; outlives whoever started it, and the container does not outlive it.
 
-    starter ──exec──▶ entry ──fork──▶ shim ──fork──▶ init ──exec──▶ the image's command
-                      (exits)         pid 1 of an    pid 1 of the
-                                      outer pid ns   container's pid ns
+    starter ──exec──▶ entry ──fork──▶ shim ──▶ create, start: init ──exec──▶ the image's command
+                      (exits)         pid 1 of an             pid 1 of the
+                                      outer pid ns            container's pid ns
 
 The entry becomes root over the user's ids (rootless), makes the pid namespace and exits, so no starter has to reap a
 shim. The shim stands in a pid namespace of its own, around the container's: if it dies, also by kill -9, the kernel
 kills the container with it, whatever user the command has become (PR_SET_PDEATHSIG would be lost by then), and the
-mounts go with its mount namespace. It mounts the rootfs, copies the streams, keeps the log, records the exit.
+mounts go with its mount namespace. It mounts the rootfs, drives an OCI runtime (ours, or another as a command), copies
+the streams, keeps the log, answers on `shim.sock`, records the exit.
 fds: 0, 1, 2 are the given streams (/dev/null for none); 3 takes one line of JSON for the starter: `{"pid"}` once the
 command runs, or `{"error", "exit_code"}`. Sources: pid_namespaces(7), pidfd_open(2). Taught in chapter 08.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -21,15 +23,17 @@ from typing import Any, NoReturn
 
 from minirt import linux
 from minirt.errors import MinirtError, StartError
-from minirt.runtime import mounts, rootfs, state, user
-from minirt.runtime.init import Init
+from minirt.runtime import config as config_json
+from minirt.runtime import control, mounts, namespaces, oci, prepare, rootfs, state, terminal, user
 from minirt.runtime.log import Log
-from minirt.runtime.pump import Copy, flush, pump
+from minirt.runtime.pump import Pump, flush
+from minirt.runtime.streams import Make, Process
 
 _STATUS = 3
+_NULL = os.makedev(1, 3) if hasattr(os, "makedev") else 0
 
 
-def main(folder: str) -> NoReturn:
+def main(folder: str, options: str) -> NoReturn:
     """Start the container in `folder` and stay until it has ended (`child.command` calls this)."""
     linux.close_range(_STATUS + 1)
     os.set_inheritable(_STATUS, False)
@@ -40,25 +44,26 @@ def main(folder: str) -> NoReturn:
         snapshot = state.read_json(os.path.join(folder, "rootfs.json"))
         if config is None or snapshot is None:
             raise StartError("config.json or rootfs.json of the container is missing or torn")
-        _enter_user_namespace(config)
+        inside = _enter_user_namespace(config)
         linux.unshare(linux.CLONE_NEWPID)
         if os.fork() == 0:
-            _shim(folder, config, snapshot)
+            Shim(folder, config, snapshot, json.loads(options), inside).run()
     except Exception as error:  # the process boundary: the starter gets one line, whatever it was
         _tell_failure(error)
     os._exit(0)
 
 
-def _enter_user_namespace(config: dict[str, Any]) -> None:
-    """Rootless: become root over the ids that config.json maps, in the numbers of the machine."""
-    if any(namespace["type"] == "user" for namespace in config["linux"]["namespaces"]):
-        from minirt import userns
+def _enter_user_namespace(config: dict[str, Any]) -> bool:
+    """Rootless: become root over the ids that config.json maps, in the numbers of the machine; whether we did.
 
-        rows = [
-            tuple((row["containerID"], row["hostID"], row["size"]) for row in config["linux"][key])
-            for key in ("uidMappings", "gidMappings")
-        ]
-        userns.become_root(userns.IdMapping(*rows))
+    The bundle's own user namespace is then ours. As root the runtime makes it, inside.
+    """
+    if os.geteuid() == 0 or not any(entry["type"] == "user" for entry in config["linux"]["namespaces"]):
+        return False
+    from minirt import userns
+
+    userns.become_root(prepare.mapping(config))
+    return True
 
 
 def _tell(answer: dict[str, Any]) -> None:
@@ -71,94 +76,236 @@ def _tell(answer: dict[str, Any]) -> None:
 
 
 def _tell_failure(error: Exception) -> None:
-    if isinstance(error, MinirtError):
-        _tell({"error": str(error), "exit_code": error.exit_code if isinstance(error, StartError) else 125})
-        return
-    text = (
-        f"{error.filename or ''} {error.strerror}" if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
-    )
-    _tell({"error": f"cannot set up the container: {text.strip()}", "exit_code": 125})
+    _tell({"error": namespaces.describe(error), "exit_code": error.exit_code if isinstance(error, StartError) else 125})
 
 
-def _shim(folder: str, config: dict[str, Any], snapshot: dict[str, Any]) -> NoReturn:
-    try:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # to pid 1 of a namespace, no signal by default: only SIGKILL
-        run: dict[str, Any] = {"boot_id": state.boot_id(), "shim": state.identify("self")}
-        linux.unshare(linux.CLONE_NEWNS)
-        linux.mount(None, "/", None, linux.MS_REC | linux.MS_SLAVE)
-        rootfs.mount(folder, snapshot)
-        _resolve_user(folder, config)
-        pid, copies = _fork_init(folder, config)
-        pidfd = os.pidfd_open(pid)
-        run["init"] = state.identify(_machine_pid(pidfd))
-        log, exit_path = Log(os.path.join(folder, "log")), os.path.join(folder, "exit.json")
-        state.reserve(exit_path)
-        state.write_json(os.path.join(folder, "run.json"), {**run, "started": state.now()})
-        _tell({"pid": run["init"]["pid"]})
-    except Exception as error:  # the process boundary, as above; init dies with this namespace
-        _tell_failure(error)
-        os._exit(1)
-    try:
-        pump(copies, log, pidfd)
-        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        log.close()
-        exit_ = {"exit_code": code if code >= 0 else 128 - code, "finished": state.now(), "error": log.error}
-        exit_["oom_killed"] = False
-        state.write_json(exit_path, exit_)
-        flush(copies)
-        if lost := [copy.error for copy in copies if copy.error]:
-            state.write_json(exit_path, {**exit_, "error": lost[0]})
-    finally:
-        os._exit(0)  # nobody is left to tell: what has no exit.json is dead
+class Shim:
+    """`options` are of `container.start`: `open_stdin`, `stdin_once`, `size`, `runtime`."""
 
+    def __init__(
+        self, folder: str, config: dict[str, Any], snapshot: dict[str, Any], options: dict[str, Any], inside: bool
+    ) -> None:
+        self._in_user_namespace = inside
+        self._folder, self._config, self._snapshot, self._options = folder, config, snapshot, options
+        self._pump = Pump()
+        self._processes: dict[str, Process] = {}  # init is ""
+        self._log: Log | None = None
 
-def _resolve_user(folder: str, config: dict[str, Any]) -> None:
-    """Look USER up in the mounted rootfs and complete config.json with it."""
-    path = os.path.join(folder, "user")
-    if not os.path.exists(path):
-        return
-    with open(path, encoding="utf-8") as file:
-        text = file.read()
-    who = user.resolve(mounts.Root(os.path.join(folder, "rootfs")), text)
-    for kind, key in (("uid", "uidMappings"), ("gid", "gidMappings")):
-        rows = config["linux"].get(key)
-        if rows and not any(row["containerID"] <= who[kind] < row["containerID"] + row["size"] for row in rows):
-            count = sum(row["size"] for row in rows)
-            raise StartError(
-                f"{kind} {who[kind]} does not exist here: this user has {count} id(s); see `minirt doctor`"
+    def run(self) -> NoReturn:
+        exit_path = os.path.join(self._folder, "exit.json")
+        try:
+            # To pid 1 of a namespace no signal comes by default, but SIGKILL from outside.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            run: dict[str, Any] = {"boot_id": state.boot_id(), "shim": state.identify("self")}
+            linux.unshare(linux.CLONE_NEWNS)
+            linux.mount(None, "/", None, linux.MS_REC | linux.MS_SLAVE)
+            rootfs.mount(self._folder, self._snapshot)
+            self._complete()
+            self._runtime = oci.Container(
+                os.path.join(self._folder, "oci"), os.path.basename(self._folder), self._options.get("cache")
             )
-    config["process"]["user"] = who
-    sets = config["process"]["capabilities"]  # only root has any from the start, as docker sets them
-    sets["effective"] = sets["permitted"] = [] if who["uid"] else sets["bounding"]
-    state.write_json(os.path.join(folder, "config.json"), config)
+            with contextlib.suppress(MinirtError):
+                self._runtime.delete(force=True)  # of a life that ended with its shim
+            tty = bool(self._config["process"].get("terminal"))
+            init = self._begin("", self._create, tty, bool(self._options.get("open_stdin")))
+            run["init"] = state.identify(state.machine_pid(init.pidfd))
+            group = self._runtime.cgroup
+            run["cgroup"] = group.to_json() if group else None
+            self._take_given(init)
+            self._log = Log(os.path.join(self._folder, "log"))
+            for output in init.outputs:
+                output.log = self._log
+            state.reserve(exit_path)
+            listener = control.listen(self._folder)
+            self._pump.watched[listener.fileno()] = lambda: self._accept(listener)
+            state.write_json(os.path.join(self._folder, "run.json"), {**run, "started": state.now()})
+            self._runtime.start()
+            _tell({"pid": run["init"]["pid"]})
+        except Exception as error:  # the process boundary, as above; init dies with this namespace
+            with contextlib.suppress(Exception):
+                self._runtime.delete(force=True)
+            _tell_failure(error)
+            os._exit(1)
+        try:
+            while init.code is None:
+                self._pump.turn()
+            self._end(exit_path, init)
+        finally:
+            os._exit(0)  # nobody is left to tell: what has no exit.json is dead
 
+    def _end(self, path: str, init: Process) -> None:
+        """Init has ended, and with its pid namespace all the others: take their last words and write down how."""
+        assert self._log is not None
+        group = self._runtime.cgroup
+        end: dict[str, Any] = {"exit_code": init.code, "oom_killed": bool(group and group.oom_kills())}
+        self._runtime.delete(force=True)
+        self._log.close()
+        end |= {"finished": state.now(), "error": self._log.error}
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(self._folder, control.NAME))
+        state.write_json(path, end)
+        sinks = [sink for client in init.clients for sink in client.sinks]
+        flush(sinks)
+        if lost := [sink.error for sink in sinks if sink.error]:
+            state.write_json(path, {**end, "error": lost[0]})
+        init.close()
 
-def _fork_init(folder: str, config: dict[str, Any]) -> tuple[int, list[Copy]]:
-    """Fork init and wait until it is the command. Raises StartError with its reason if it never gets there."""
-    outputs, errors, report = os.pipe(), os.pipe(), os.pipe()
-    null = os.fstat(0).st_rdev == os.makedev(1, 3)
-    inputs = None if null else os.pipe()
-    init = Init(config, folder, (inputs and inputs[0], outputs[1], errors[1]))
-    linux.unshare(linux.CLONE_NEWPID)
-    pid = os.fork()
-    if pid == 0:
-        init.run(report[1])
-    for fd in (report[1], outputs[1], errors[1], *(inputs[:1] if inputs else ())):
+    def _create(self, streams: tuple[int | None, int, int], console: int | None) -> tuple[int, int]:
+        return self._runtime.create(self._folder, config=self._config, streams=streams, console=console)
+
+    def _take_given(self, init: Process) -> None:
+        """The streams we were started with become somebody attached; /dev/null stands for none."""
+        init.attach([os.dup(fd) if os.fstat(fd).st_rdev != _NULL else None for fd in range(3)], None)
+        null = os.open(os.devnull, os.O_RDWR)
+        for fd in range(3):
+            os.dup2(null, fd)
+        os.close(null)
+
+    def _complete(self) -> None:
+        """What of config.json could not be known before: who USER is, which processes' namespaces are joined."""
+        config, changed = self._config, False
+        path = os.path.join(self._folder, "user")
+        if os.path.exists(path):
+            with open(path, encoding="utf-8") as file:
+                self._become(config["process"], file.read())
+            changed = True
+        joined = state.read_json(os.path.join(self._folder, "join.json")) or {}
+        for entry in config["linux"]["namespaces"]:
+            if entry["type"] in joined:
+                entry["path"] = self._namespace(joined[entry["type"]], entry["type"])
+                changed = True
+        size = self._options.get("size")
+        if size and config["process"].get("terminal"):
+            config["process"]["consoleSize"] = {"width": size[0], "height": size[1]}
+            changed = True
+        if changed:
+            state.write_json(os.path.join(self._folder, "config.json"), config)
+        config_json.check(config)
+        if self._in_user_namespace:
+            for entry in config["linux"]["namespaces"]:
+                if entry["type"] == "user":
+                    entry["path"] = "/proc/self/ns/user"
+
+    def _namespace(self, container: str, kind: str) -> str:
+        run = state.read_json(os.path.join(os.path.dirname(self._folder), container, "run.json"))
+        fd = state.open_process(run, "init") if run else None
+        if fd is None or run is None:
+            raise StartError(f"cannot join the {kind} namespace of container {container[:12]}: it is not running")
         os.close(fd)
-    with os.fdopen(report[0], "rb") as pipe:
-        failure = pipe.read()
-    if failure:
-        os.waitpid(pid, 0)
-        answer = json.loads(failure)
-        raise StartError(answer["error"], answer["exit_code"])
-    copies = [Copy(outputs[0], 1, "stdout"), Copy(errors[0], 2, "stderr")]
-    if inputs:
-        os.set_blocking(inputs[1], False)
-        copies.append(Copy(0, inputs[1]))
-    return pid, copies
+        return f"/proc/{run['init']['pid']}/ns/{namespaces.FILES[kind]}"
+
+    def _become(self, process: dict[str, Any], text: str) -> None:
+        """Make `process` run as the user that `text` names in the mounted rootfs."""
+        who = user.resolve(mounts.Root(os.path.join(self._folder, "rootfs")), text)
+        groups = [
+            gid for gid in process.get("user", {}).get("additionalGids") or () if gid not in who["additionalGids"]
+        ]
+        who["additionalGids"] = who["additionalGids"] + groups
+        for kind, key in (("uid", "uidMappings"), ("gid", "gidMappings")):
+            rows = self._config["linux"].get(key)
+            if rows and not any(row["containerID"] <= who[kind] < row["containerID"] + row["size"] for row in rows):
+                count = sum(row["size"] for row in rows)
+                raise StartError(
+                    f"{kind} {who[kind]} does not exist here: this user has {count} id(s); see `minirt doctor`"
+                )
+        process["user"] = who
+        sets = process["capabilities"]  # only root has any from the start, as docker sets them
+        sets["effective"] = sets["permitted"] = [] if who["uid"] else sets["bounding"]
+
+    def _begin(self, name: str, make: Make, tty: bool, open_stdin: bool) -> Process:
+        process = Process(self._pump, make, tty, open_stdin, self._options.get("stdin_once", True))
+        self._processes[name] = process
+        self._pump.watched[process.pidfd] = lambda: self._ended(name)
+        return process
+
+    def _ended(self, name: str) -> None:
+        """A process of ours has ended; init's end is everything's, see `run`."""
+        process = self._processes[name]
+        del self._pump.watched[process.pidfd]
+        process.ended(os.waitpid(process.pid, 0)[1])
+        if name:
+            lines = [client.line for client in process.clients if client.line]
+            process.close()
+            for line in lines:
+                self._hang_up(line)
+            del self._processes[name]
+
+    # requests
+
+    def _accept(self, listener: Any) -> None:
+        line, _ = listener.accept()
+        connection = control.Connection(line)
+        self._pump.watched[connection.fileno()] = lambda: self._serve(connection)
+
+    def _serve(self, connection: control.Connection) -> None:
+        """One more piece of what somebody says, or their going."""
+        try:
+            more = connection.read()
+            request = connection.message()
+        except (OSError, ValueError):
+            more, request = False, None
+        if request is not None:
+            fds, connection.fds = connection.fds, []
+            try:
+                answer = getattr(self, f"_do_{request.get('do')}")(connection, request, fds)
+            except Exception as error:  # the process boundary: whoever asked gets one line, and the container goes on
+                status = getattr(error, "status", 500)
+                code = error.exit_code if isinstance(error, StartError) else 125
+                answer = {"error": namespaces.describe(error), "exit_code": code, "conflict": status == 409}
+            with contextlib.suppress(OSError):
+                connection.send(answer)
+        elif not more:
+            self._hang_up(connection)
+
+    def _hang_up(self, connection: control.Connection) -> None:
+        if self._pump.watched.pop(connection.fileno(), None):
+            for process in self._processes.values():
+                for client in [client for client in process.clients if client.line is connection]:
+                    process.detach(client)
+            connection.close()
+
+    def _do_attach(self, connection: control.Connection, request: dict[str, Any], fds: list[int]) -> dict[str, Any]:
+        """`streams`: which of stdin, stdout, stderr came along, in this order."""
+        self._processes[""].attach(_in_place(request["streams"], fds), connection)
+        return {}
+
+    def _do_exec(self, connection: control.Connection, request: dict[str, Any], fds: list[int]) -> dict[str, Any]:
+        process = json.loads(json.dumps(self._config["process"]))
+        process |= request["process"]
+        process.pop("oomScoreAdj", None)
+        if request.get("user"):
+            self._become(process, request["user"])
+        name = request["id"]
+        given = _in_place(request["streams"], fds)
+
+        def make(streams: tuple[int | None, int, int], console: int | None) -> tuple[int, int]:
+            return self._runtime.exec(process, streams=streams, console=console)
+
+        began = self._begin(name, make, bool(process.get("terminal")), given[0] is not None)
+        began.attach(given, connection)
+        return {"pid": state.machine_pid(began.pidfd)}
+
+    def _do_resize(self, connection: control.Connection, request: dict[str, Any], fds: list[int]) -> dict[str, Any]:
+        process = self._processes.get(request.get("id", ""))
+        if process is None or process.master < 0:
+            raise StartError("it has no terminal to resize")
+        terminal.resize(process.master, int(request["width"]), int(request["height"]))
+        return {}
+
+    def _do_pause(self, connection: control.Connection, request: dict[str, Any], fds: list[int]) -> dict[str, Any]:
+        self._runtime.pause()
+        return {}
+
+    def _do_resume(self, connection: control.Connection, request: dict[str, Any], fds: list[int]) -> dict[str, Any]:
+        self._runtime.resume()
+        return {}
+
+    def _do_update(self, connection: control.Connection, request: dict[str, Any], fds: list[int]) -> dict[str, Any]:
+        self._runtime.update(request["resources"])
+        return {}
 
 
-def _machine_pid(pidfd: int) -> str:
-    """The pid in the machine's numbers: those of the /proc that is still mounted here."""
-    with open(f"/proc/self/fdinfo/{pidfd}", encoding="ascii") as file:
-        return next(line.split()[1] for line in file if line.startswith("Pid:"))
+def _in_place(streams: list[bool], fds: list[int]) -> list[int | None]:
+    """The descriptors that came, each where it belongs; None where none was sent."""
+    rest = iter(fds)
+    return [next(rest, None) if given else None for given in streams]

@@ -60,14 +60,20 @@ def identify(pid: int | str) -> dict[str, int]:
     return {"pid": int(before.split()[0]), "start_time": int(after.split()[19])}
 
 
+def machine_pid(pidfd: int) -> int:
+    """The pid in the machine's numbers: those of the /proc that is mounted here, whatever namespace we are in."""
+    with open(f"/proc/self/fdinfo/{pidfd}", encoding="ascii") as file:
+        return int(next(line.split()[1] for line in file if line.startswith("Pid:")))
+
+
 def open_process(run: dict[str, Any], role: str) -> int | None:
     """A pidfd for the process that run.json names `shim` or `init`; None where it is no more."""
     process = run[role]
     if run["boot_id"] != boot_id():
         return None
     try:
-        fd = os.pidfd_open(process["pid"])
-    except ProcessLookupError:
+        fd = os.pidfd_open(_local_pid(process["pid"]))
+    except (ProcessLookupError, FileNotFoundError):
         return None
     try:
         if identify(process["pid"]) == process and not ended(fd, 0):
@@ -76,6 +82,23 @@ def open_process(run: dict[str, Any], role: str) -> int | None:
         pass  # it ended between the two looks
     os.close(fd)
     return None
+
+
+def _local_pid(pid: int) -> int:
+    """The number that a process of the machine has in our pid namespace, where system calls take no other."""
+    if os.readlink("/proc/self") == str(os.getpid()):
+        return pid
+    depth = len(_numbers("self")) - 1
+    numbers = _numbers(pid)
+    if len(numbers) <= depth:
+        raise ProcessLookupError(f"process {pid} is not in our pid namespace")
+    return numbers[depth]
+
+
+def _numbers(pid: int | str) -> list[int]:
+    """A process' pid in each of its nested namespaces, outermost first, proc(5) NSpid."""
+    with open(f"/proc/{pid}/status", "rb") as file:
+        return next([int(word) for word in line.split()[1:]] for line in file if line.startswith(b"NSpid:"))
 
 
 def ended(pidfd: int, timeout: float | None) -> bool:

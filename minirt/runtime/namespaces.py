@@ -1,0 +1,206 @@
+"""How a process is born in namespaces of its own: the part of clone(2) and setns(2) that takes three processes.
+
+    parent ──fork──▶ middle ──fork──▶ child
+                     joins and makes  born in all of them,
+                     the namespaces   also in the pid namespace
+
+A pid namespace holds for children only, so somebody must stand between. The middle enters the cgroup first (a cgroup
+namespace shows its maker's), joins what has a path, makes the rest, forks and goes; the parent, a subreaper, inherits
+the child. Only the parent, which stays outside, may map the ids of a new user namespace. Each talks to the parent over
+a socket of its own and ends when that closes, so a parent killed half-way leaves nobody behind.
+Sources: namespaces(7), user_namespaces(7), pid_namespaces(7). Taught in chapter 07.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import socket
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from minirt import linux, userns
+from minirt.errors import MinirtError, StartError
+from minirt.userns import IdMapping
+
+FLAGS = {
+    "user": linux.CLONE_NEWUSER, "mount": linux.CLONE_NEWNS, "uts": linux.CLONE_NEWUTS, "ipc": linux.CLONE_NEWIPC,
+    "network": linux.CLONE_NEWNET, "cgroup": linux.CLONE_NEWCGROUP, "pid": linux.CLONE_NEWPID,
+}  # fmt: skip
+FILES = {
+    "user": "user", "mount": "mnt", "uts": "uts", "ipc": "ipc", "network": "net", "cgroup": "cgroup", "pid": "pid",
+}  # fmt: skip
+_MAX_MESSAGE = 65536
+
+
+class Sync:
+    """One end of a line between two of the processes: JSON objects, in order, each in one packet."""
+
+    def __init__(self, end: socket.socket) -> None:
+        self._end = end
+
+    @classmethod
+    def pair(cls) -> tuple[Sync, Sync]:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        return cls(ours), cls(theirs)
+
+    def send(self, message: dict[str, Any]) -> None:
+        self._end.send(json.dumps(message).encode()[:_MAX_MESSAGE])
+
+    def receive(self) -> dict[str, Any] | None:
+        """The next message; None where the other end is gone. Raises StartError for one that says so."""
+        try:
+            data = self._end.recv(_MAX_MESSAGE)
+        except ConnectionResetError:
+            data = b""
+        message: dict[str, Any] | None = json.loads(data) if data else None
+        if message and "error" in message:
+            raise StartError(message["error"], message["exit_code"])
+        return message
+
+    def tell(self, error: Exception, where: str = "") -> None:
+        """Send a failure as one line."""
+        code = error.exit_code if isinstance(error, StartError) else 125
+        self.send({"error": describe(error, where)[:4000], "exit_code": code})
+
+    def close(self) -> None:
+        self._end.close()
+
+
+def describe(error: Exception, where: str = "") -> str:
+    """One line for whatever went wrong while a container was set up."""
+    if isinstance(error, MinirtError):
+        return str(error)
+    if isinstance(error, OSError):
+        path = f" {os.fsdecode(error.filename)}" if isinstance(error.filename, str | bytes) else ""
+        reason = f"{path} {error.strerror}"
+    else:
+        reason = f" {type(error).__name__}: {error}"
+    return f"cannot set up the container: {where.replace('_', ' ')}{':' if where else ''}{reason}".replace(":  ", ": ")
+
+
+def spawn(
+    namespaces: list[dict[str, Any]],
+    ids: IdMapping,
+    body: Callable[[Sync], NoReturn],
+    *,
+    fork: Callable[[], int] = os.fork,
+    admit: Callable[[int], None] = lambda pid: None,
+    enter: Callable[[], None] = lambda: None,
+) -> tuple[int, int, Sync]:
+    """Start `body` in these namespaces (runtime-spec objects); its pid, a pidfd and the line to it.
+
+    `ids` maps a new user namespace. Before any is made: `fork` begins the middle (in a cgroup), `admit` gets its pid
+    from outside, `enter` is called in it. For a single-threaded process, which becomes the child's parent.
+    Raises StartError, Unsupported.
+    """
+    linux.prctl(linux.PR_SET_CHILD_SUBREAPER, 1)
+    middle_end, middle_line = Sync.pair()
+    child_end, child_line = Sync.pair()
+    middle = _forked(fork, middle_line)
+    if middle == 0:
+        middle_end.close()
+        child_end.close()
+        _middle(middle_line, child_line, namespaces, enter, body)
+    middle_line.close()
+    child_line.close()
+    try:
+        admit(middle)
+        middle_end.send({"go": True})
+        message = middle_end.receive()
+        if message and message.get("map"):
+            userns.write_maps(middle, ids)
+            middle_end.send({"mapped": True})
+            message = middle_end.receive()
+        if message is None:
+            raise StartError("the process that makes the namespaces was killed")
+        pid = int(message["pid"])
+        return pid, os.pidfd_open(pid), child_end
+    except BaseException:
+        child_end.close()
+        raise
+    finally:
+        middle_end.close()
+        os.waitpid(middle, 0)
+
+
+def _forked(fork: Callable[[], int], line: Sync) -> int:
+    """Fork; a child that could not be put where it belongs says why and ends."""
+    parent = os.getpid()
+    try:
+        return fork()
+    except Exception as error:  # the process boundary, in the child
+        if os.getpid() == parent:
+            raise
+        line.tell(error, "cgroup")
+        os._exit(0)
+
+
+def _middle(
+    line: Sync,
+    child_line: Sync,
+    namespaces: list[dict[str, Any]],
+    enter: Callable[[], None],
+    body: Callable[[Sync], NoReturn],
+) -> NoReturn:
+    step = "limits"
+    try:
+        if line.receive() is None:
+            os._exit(0)
+        enter()
+        step = "namespaces"
+        _enter_namespaces(line, namespaces)
+        step = "fork"
+        pid = os.fork()
+        if pid == 0:
+            line.close()
+            body(child_line)
+        line.send({"pid": pid})
+    except Exception as error:  # the process boundary: the parent gets one line, whatever it was
+        line.tell(error, step)
+    finally:
+        os._exit(0)
+
+
+def _enter_namespaces(line: Sync, namespaces: list[dict[str, Any]]) -> None:
+    """Join those with a path, make the others. The user namespace decides what the rest is allowed."""
+    joined = {
+        entry["type"]: os.open(entry["path"], os.O_RDONLY | os.O_CLOEXEC) for entry in namespaces if entry.get("path")
+    }
+    kinds = [entry["type"] for entry in namespaces]
+    user = joined.pop("user", None)
+    if user is not None and _same(user, "user"):
+        os.close(user)  # setns(2) refuses to join what one is in
+        user, kinds = None, [kind for kind in kinds if kind != "user"]
+    later = {}
+    for kind, fd in joined.items():
+        try:
+            linux.setns(fd, FLAGS[kind])
+        except OSError as error:
+            if error.errno != errno.EPERM or "user" not in kinds:
+                raise OSError(error.errno, f"cannot join the {kind} namespace: {error.strerror}") from error
+            later[kind] = fd
+    if user is not None:
+        linux.setns(user, linux.CLONE_NEWUSER)
+    elif "user" in kinds:
+        linux.unshare(linux.CLONE_NEWUSER)
+        line.send({"map": True})
+        if line.receive() is None:
+            os._exit(0)
+    if "user" in kinds:
+        os.setresgid(0, 0, 0)
+        os.setresuid(0, 0, 0)
+    for kind, fd in later.items():
+        linux.setns(fd, FLAGS[kind])
+    linux.unshare(sum(FLAGS[kind] for kind in kinds if kind != "user" and kind not in joined))
+
+
+def _same(fd: int, kind: str) -> bool:
+    """Whether a namespace is our own."""
+    return os.path.samestat(os.fstat(fd), os.stat(f"/proc/self/ns/{FILES[kind]}"))
+
+
+def of(pid: int, kinds: list[str]) -> list[dict[str, Any]]:
+    """The namespaces of a process, to be joined."""
+    return [{"type": kind, "path": f"/proc/{pid}/ns/{FILES[kind]}"} for kind in kinds]

@@ -1,0 +1,388 @@
+"""The runtime-spec's operations on one container: create, start, state, kill, delete, exec, pause, resume, update.
+
+    create ──▶ created ──start──▶ running ⇄ paused        a folder named by the id holds state.json and, until start,
+                  └───────kill / exit──────▶ stopped      the socket `start.sock` at which init stands still
+                                                ──delete──▶ gone
+
+Each may be called by another process than the one before: nothing lives in memory. state.json is written before
+anything is made, so that `delete --force` finds what a create that was killed left behind.
+Sources: runtime-spec runtime.md, runc(8). Taught in chapter 08.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal as signals
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from minirt.errors import Conflict, InvalidInput, MinirtError, NotFound, StartError, Unsupported
+from minirt.runtime import cgroups, namespaces, prepare, seccomp, state
+from minirt.runtime import config as config_json
+from minirt.runtime.control import Place
+from minirt.runtime.exec import Exec
+from minirt.runtime.init import START, Init
+from minirt.runtime.namespaces import Sync
+from minirt.userns import IdMapping
+
+VERSION = "1.0.2"
+_ID = re.compile(r"[\w+-][\w+.-]*", re.ASCII)
+_MAX_ID = 1024
+_PATIENCE = 10  # seconds for what was killed to be gone
+
+
+class Container:
+    """The container `id` under the state folder `root`; `cache` keeps compiled filters."""
+
+    def __init__(self, root: str, id: str, cache: str | None = None) -> None:
+        if not _ID.fullmatch(id) or len(id) > _MAX_ID:
+            raise InvalidInput(f"invalid container ID format: {id[:80]!r}")
+        self.id, self.folder = id, os.path.join(os.path.abspath(root), id)
+        self._cache = cache
+
+    # what is known
+
+    def _load(self) -> dict[str, Any]:
+        found = state.read_json(os.path.join(self.folder, "state.json"))
+        if found is None:
+            raise NotFound(f"container does not exist: {self.id}")
+        return found
+
+    def _save(self, known: dict[str, Any]) -> None:
+        state.write_json(os.path.join(self.folder, "state.json"), known)
+
+    def _cgroup(self, known: dict[str, Any]) -> cgroups.Cgroup | None:
+        return cgroups.Cgroup.from_json(known["cgroup"]) if known.get("cgroup") else None
+
+    def _status(self, known: dict[str, Any]) -> str:
+        if "init" not in known:
+            return "creating"
+        fd = state.open_process(known, "init")
+        if fd is None:
+            return "stopped"
+        os.close(fd)
+        if os.path.lexists(os.path.join(self.folder, "start.sock")):
+            return "created"
+        cgroup = self._cgroup(known)
+        return "paused" if cgroup and cgroup.frozen else "running"
+
+    def state(self) -> dict[str, Any]:
+        """The runtime-spec's state, with what runc adds: rootfs, created, owner."""
+        known = self._load()
+        status = self._status(known)
+        return {
+            **_spec_state(known, status),
+            "rootfs": os.path.join(known["bundle"], known["config"]["root"]["path"]),
+            "created": known["created"],
+            "owner": "",
+        }
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """config.json as it was at create."""
+        return dict(self._load()["config"])
+
+    @property
+    def pid(self) -> int:
+        """Of init, in the numbers of the machine."""
+        return int(self._load()["init"]["pid"])
+
+    # the life
+
+    def create(
+        self,
+        bundle: str,
+        *,
+        config: dict[str, Any] | None = None,
+        streams: tuple[int | None, int, int] = (0, 1, 2),
+        console: int | None = None,
+        preserve: int = 0,
+        pivots: bool = True,
+        keyring: bool = True,
+        systemd: bool = False,
+        announce: Callable[[int], None] = lambda pid: None,
+    ) -> tuple[int, int]:
+        """Make everything but the command's start; init's pid as we see it, and a pidfd. All or nothing.
+
+        `announce` is called with the pid before init may go on, to write a pid file. We become the parent of init.
+        """
+        bundle = os.path.abspath(bundle)
+        config_ = config_json.load(bundle) if config is None else config
+        process = config_["process"]
+        if bool(process.get("terminal")) != (console is not None):
+            told = "a terminal is asked for, and no console socket" if console is None else "no terminal is asked for"
+            raise InvalidInput(f"{told}: process.terminal and --console-socket belong together")
+        filter_ = self._filter(config_["linux"].get("seccomp"))
+        os.makedirs(os.path.dirname(self.folder), mode=0o711, exist_ok=True)
+        try:
+            os.mkdir(self.folder, 0o711)
+        except FileExistsError:
+            raise Conflict(f"container with given ID already exists: {self.id}") from None
+        known: dict[str, Any] = {
+            "id": self.id, "bundle": bundle, "created": state.now(), "boot_id": state.boot_id(), "config": config_,
+        }  # fmt: skip
+        pidfd = -1
+        try:
+            self._save(known)
+            group = self._make_cgroup(config_, systemd)
+            if group:
+                known["cgroup"] = group.to_json()
+                self._save(known)
+            init = Init(
+                config_, bundle, self._gate(), prepare.sources(config_, bundle), streams=streams, console=console,
+                filter=filter_, preserve=preserve, pivots=pivots, keyring=keyring,
+            )  # fmt: skip
+            limits = config_["linux"].get("resources") or {}
+            options: dict[str, Any] = {"enter": lambda: prepare.score(process)}
+            if group and group.unit:  # a scope of systemd's begins with a process
+                options["admit"] = lambda pid: group.create(limits, prepare.machine_pid(pid))
+            elif group:
+                group.create(limits)
+                options["fork"] = group.fork
+            pid, pidfd, line = namespaces.spawn(
+                config_["linux"]["namespaces"], prepare.mapping(config_), init.run, **options
+            )
+            if group:
+                known["cgroup"] = group.to_json()  # a scope's folders are known by now
+            init.gate.close()
+            known["init"] = state.identify(state.machine_pid(pidfd))
+            self._follow(known, line)
+            prepare.limit(pid, process)
+            self._save(known)
+            announce(pid)
+            line.send({"go": True})
+            line.close()
+            return pid, pidfd
+        except BaseException:
+            if pidfd >= 0:
+                os.close(pidfd)
+            self._discard(known)
+            raise
+
+    def _follow(self, known: dict[str, Any], line: Sync) -> None:
+        """Let init go, run the hooks that act on it from here, until it stands still."""
+        line.send({"go": True})
+        if line.receive() is None:
+            raise StartError("the container's init was killed while it was set up")
+        now = _spec_state(known, "creating")
+        _hooks(known, "prestart", now)
+        _hooks(known, "createRuntime", now)
+        line.send(_spec_state(known, "created"))
+        if line.receive() is None:
+            raise StartError("the container's init was killed while it was set up")
+
+    def start(self) -> None:
+        """Let the command run. Raises Conflict where it is not `created`, StartError where it does not come to run."""
+        known = self._load()
+        status = self._status(known)
+        if status != "created":
+            raise Conflict(f"cannot start a container that has {status if status != 'running' else 'already started'}")
+        with Place(self.folder) as place, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as gate:
+            try:
+                gate.connect(f"{place}/start.sock")
+            except OSError as error:
+                raise StartError("the container's init is gone: it cannot be started") from error
+            gate.send(START)
+            os.unlink(f"{place}/start.sock")
+            line = Sync(gate)
+            line.receive()
+        try:
+            _hooks(known, "poststart", _spec_state(known, "running"))
+        except StartError:
+            self.kill(signals.SIGKILL)
+            raise
+
+    def kill(self, signal: int, all: bool = False) -> None:
+        """Send a signal to init, or to all processes of the container. Raises Conflict where none runs."""
+        known = self._load()
+        group = self._cgroup(known)
+        if all and group:
+            group.kill(signal)
+            return
+        fd = state.open_process(known, "init") if "init" in known else None
+        if fd is None:
+            raise Conflict("container not running")
+        try:
+            signals.pidfd_send_signal(fd, signal)
+            if signal == signals.SIGKILL and group and group.frozen:
+                group.thaw()
+        except ProcessLookupError as error:
+            raise Conflict("container not running") from error
+        finally:
+            os.close(fd)
+
+    def delete(self, force: bool = False) -> None:
+        """Remove what is left of a stopped container; with `force`, also of one that is not."""
+        try:
+            known = self._load()
+        except NotFound:
+            if force and os.path.isdir(self.folder):  # killed before it wrote anything
+                self._remove()
+                return
+            if force:
+                return
+            raise
+        status = self._status(known)
+        if status in ("running", "paused") and not force:
+            raise Conflict(f"cannot delete container {self.id} that is not stopped: {status}")
+        self._discard(known)
+        _hooks(known, "poststop", _spec_state(known, "stopped"), tell=True)
+
+    def _discard(self, known: dict[str, Any]) -> None:
+        """End what runs of it and remove what was made, as far as it came."""
+        fd = state.open_process(known, "init") if "init" in known else None
+        group = self._cgroup(known)
+        if fd is not None:
+            with contextlib.suppress(ProcessLookupError):
+                signals.pidfd_send_signal(fd, signals.SIGKILL)
+        if group:
+            group.kill(signals.SIGKILL)
+        if fd is not None:
+            gone = state.ended(fd, _PATIENCE)
+            os.close(fd)
+            if not gone:
+                raise MinirtError(f"container {self.id} still runs {_PATIENCE} s after SIGKILL")
+        if group:
+            group.delete()
+        self._remove()
+
+    def _remove(self) -> None:
+        for name in os.listdir(self.folder):
+            os.unlink(os.path.join(self.folder, name))
+        os.rmdir(self.folder)
+
+    # while it runs
+
+    def exec(
+        self,
+        process: dict[str, Any],
+        *,
+        streams: tuple[int | None, int, int] = (0, 1, 2),
+        console: int | None = None,
+        preserve: int = 0,
+        even_paused: bool = False,
+        announce: Callable[[int], None] = lambda pid: None,
+    ) -> tuple[int, int]:
+        """Run one more process in it; its pid as we see it, and a pidfd. We become its parent."""
+        config_json.check_process(process)
+        known = self._load()
+        status = self._status(known)
+        if status == "paused" and not even_paused:
+            raise Conflict("cannot exec in a paused container (use --ignore-paused to override)")
+        if status not in ("created", "running", "paused"):
+            raise Conflict(f"cannot exec in a {status} container")
+        config, group = known["config"], self._cgroup(known)
+        filter_ = self._filter(config["linux"].get("seccomp"))
+        kinds = [entry["type"] for entry in config["linux"]["namespaces"]]
+        body = Exec(process, streams=streams, console=console, filter=filter_, preserve=preserve)
+        wanted = namespaces.of(known["init"]["pid"], kinds)
+        fork = group.fork if group else os.fork
+        enter = lambda: prepare.score(process)  # noqa: E731
+        pid, pidfd, line = namespaces.spawn(wanted, IdMapping(), body.run, fork=fork, enter=enter)
+        try:
+            line.send({"go": True})
+            if line.receive() is None:
+                raise StartError("the process was killed while it was set up")
+            prepare.limit(pid, process)
+            announce(pid)
+            line.send({"go": True})
+            line.receive()
+        except BaseException:
+            with contextlib.suppress(ProcessLookupError):
+                signals.pidfd_send_signal(pidfd, signals.SIGKILL)
+            os.close(pidfd)
+            raise
+        finally:
+            line.close()
+        return pid, pidfd
+
+    def pause(self) -> None:
+        group = self._running_group("pause")
+        group.freeze()
+
+    def resume(self) -> None:
+        known = self._load()
+        group = self._cgroup(known)
+        if group is None or self._status(known) != "paused":
+            raise Conflict("container not paused")
+        group.thaw()
+
+    def update(self, resources: dict[str, Any]) -> None:
+        """Change the limits that are given (runtime-spec linux.resources)."""
+        cgroups.check(resources)
+        group = self._running_group("update", states=("created", "running", "paused"))
+        group.update(resources)
+
+    def processes(self) -> list[int]:
+        """The pids in it, in the numbers of whoever asks."""
+        return self._running_group("list the processes of", states=("created", "running", "paused")).pids()
+
+    @property
+    def cgroup(self) -> cgroups.Cgroup | None:
+        return self._cgroup(self._load())
+
+    def _running_group(self, what: str, states: tuple[str, ...] = ("running",)) -> cgroups.Cgroup:
+        known = self._load()
+        status, group = self._status(known), self._cgroup(known)
+        if status not in states:
+            raise Conflict(f"cannot {what} container {self.id}: it is {status}")
+        if group is None:
+            raise Unsupported(f"cannot {what} a container that has no cgroup: see `minirt doctor`")
+        return group
+
+    # the parts of create
+
+    def _make_cgroup(self, config: dict[str, Any], systemd: bool) -> cgroups.Cgroup | None:
+        """Its place among the cgroups; None for a plain user who may make none and asks for no limit."""
+        path = config["linux"].get("cgroupsPath") or ""
+        wanted = {key: value for key, value in (config["linux"].get("resources") or {}).items() if key != "devices"}
+        rootless = not prepare.is_root()
+        try:
+            return cgroups.locate(path, self.id, systemd=systemd, rootless=rootless)
+        except Unsupported:
+            if rootless and not prepare.any_limit(wanted):
+                return None
+            raise
+
+    def _filter(self, policy: dict[str, Any] | None) -> seccomp.Filter | None:
+        return seccomp.Filter(seccomp.compile(policy, self._cache), policy.get("flags") or []) if policy else None
+
+    def _gate(self) -> socket.socket:
+        gate = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with Place(self.folder) as place:
+            gate.bind(f"{place}/start.sock")
+        gate.listen()
+        return gate
+
+
+def containers(root: str) -> list[str]:
+    """The ids under a state folder."""
+    try:
+        return sorted(name for name in os.listdir(root) if os.path.exists(os.path.join(root, name, "state.json")))
+    except FileNotFoundError:
+        return []
+
+
+def _spec_state(known: dict[str, Any], status: str) -> dict[str, Any]:
+    pid = known["init"]["pid"] if "init" in known and status != "stopped" else 0
+    return {
+        "ociVersion": VERSION, "id": known["id"], "status": status, "pid": pid, "bundle": known["bundle"],
+        "annotations": known["config"].get("annotations") or {},
+    }  # fmt: skip
+
+
+def _hooks(known: dict[str, Any], stage: str, now: dict[str, Any], tell: bool = False) -> None:
+    """Run the hooks of a stage; with `tell`, the first that fails is only told (poststop)."""
+    if not (known["config"].get("hooks") or {}).get(stage):
+        return
+    from minirt.runtime import hooks
+
+    try:
+        hooks.run(known["config"], stage, now)
+    except StartError as error:
+        if not tell:
+            raise
+        os.write(2, f"{error}\n".encode())
