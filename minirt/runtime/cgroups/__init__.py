@@ -43,7 +43,8 @@ def locate(cgroups_path: str, container_id: str, *, systemd: bool, rootless: boo
         beside = tree.place(os.path.dirname(tree.own or "/"))
         from minirt.runtime.cgroups import systemd as manager
 
-        if not _delegated(beside):
+        # What the user may write in is the user's, but for slices: those the user's systemd keeps for itself.
+        if beside.endswith(".slice") or not _writable(beside):
             try:
                 manager.address(rootless)
             except Unsupported as error:
@@ -77,14 +78,6 @@ def _nearest(folder: str, point: str) -> str:
 
 def _writable(folder: str) -> bool:
     return os.access(folder, os.W_OK) and os.access(f"{folder}/cgroup.procs", os.W_OK)
-
-
-def _delegated(folder: str) -> bool:
-    """Whether systemd marked it as someone else's to write in (since systemd 251)."""
-    try:
-        return os.getxattr(folder, "user.delegate") == b"1" and _writable(folder)
-    except OSError:
-        return False
 
 
 def _read_only(folder: str) -> bool:

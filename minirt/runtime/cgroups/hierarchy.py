@@ -62,6 +62,8 @@ def only_v2(trees: list[Hierarchy]) -> bool:
 
 
 def places(trees: list[Hierarchy], path: str) -> tuple[dict[str, str], dict[str, str]]:
+    if not set(path.split("/")) - {"", "."}:
+        raise InvalidInput(f"cgroupsPath {path!r} names no group of the container's own")
     groups, points = dict[str, str](), dict[str, str]()
     for tree in trees:
         name = path
@@ -71,8 +73,6 @@ def places(trees: list[Hierarchy], path: str) -> tuple[dict[str, str], dict[str,
             name = f"{os.path.dirname(tree.own) if only_v2(trees) else tree.own}/{path}"
         for controller in tree.controllers:
             groups[controller], points[controller] = tree.place(name), tree.point
-        if tree.place(name) == os.path.normpath(tree.point):
-            raise InvalidInput(f"cgroupsPath {path!r} names no group of the container's own")
     return groups, points
 
 
@@ -140,7 +140,8 @@ def why_absent(point: str, folder: str, controller: str) -> str:
     name = here.removeprefix(point) or "/"
     if controller not in (read(here, "cgroup.controllers") or "").split():
         return f"this machine's cgroup v2 tree has no {controller} controller"
-    if (read(here, "cgroup.procs") or "").strip():
+    # The machine's root group, which has no type, may have processes and still pass controllers on.
+    if os.path.exists(f"{here}/cgroup.type") and (read(here, "cgroup.procs") or "").strip():
         return f"the group {name} has processes of its own, so it passes no {controller} on: move them to a sub-group"
     return (
         f"the group {name} does not pass {controller} on to this user; as root: `systemctl edit user@.service`, "
