@@ -245,6 +245,7 @@ def policies() -> dict[str, dict[str, Any]]:
         "redundant": {**docker, "syscalls": [*docker["syscalls"], rule("mount", "ERRNO"), rule("statmount", "ERRNO")]},
         "log": {"defaultAction": "SCMP_ACT_LOG", "syscalls": [rule("mount", "ERRNO", errnoRet=0)]},
         "native": {"defaultAction": "SCMP_ACT_ERRNO", "syscalls": docker["syscalls"]},
+        "read": {"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [rule("read")]},  # x86-64's number 0 is no newest call
         "no-x32": {**docker, "architectures": ALL_X86[:2]},
         "only-x32": {**docker, "architectures": ["SCMP_ARCH_X32"]},
     }
@@ -342,7 +343,8 @@ def test_the_default_closes_what_it_must(programs: dict[str, bytes]) -> None:
         assert not allowed(clone, flag | signal.SIGCHLD)
     assert bpf.answer(program, bpf.X86_64, clone3) == NO_SUCH_CALL
     assert not any(allowed(number) for number in (unshare, mount, keyctl, io_uring_setup))
-    assert bpf.answer(programs["docker-all"], bpf.X86_64, mount) == bpf.ALLOW
+    assert {bpf.answer(programs["docker-all"], bpf.X86_64, number) for number in (mount, clone3)} == {bpf.ALLOW}
+    assert not [entry for entry in default(capabilities.NAMES)["syscalls"] if "errnoRet" in entry]
 
 
 # --- runc, dockerd
@@ -792,6 +794,15 @@ sys.stdout.write(program.hex())
     seconds, mapped, imported = report.split()
     assert (mapped, imported, bytes.fromhex(found)) == ("False", "False", program)
     assert float(seconds) < 0.001
+
+
+def test_what_only_the_loader_finds_is_not_cached(
+    cache: Path, small: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its version cannot be told without loading it."""
+    program = seccomp.compile(small, None)
+    monkeypatch.setattr(seccomp, "_FOLDERS", [])
+    assert seccomp.compile(small, str(cache)) == program and not cache.exists()
 
 
 def test_every_policy_has_its_own_program(cache: Path, small: dict[str, Any]) -> None:
