@@ -41,7 +41,7 @@ OPEN_TREE_CLONE, OPEN_TREE_CLOEXEC = 1, os.O_CLOEXEC if hasattr(os, "O_CLOEXEC")
 MOVE_MOUNT_F_EMPTY_PATH, MOVE_MOUNT_T_EMPTY_PATH = 0x4, 0x40
 MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC = 1, 2, 4, 8
 MOUNT_ATTR_NOATIME, MOUNT_ATTR_STRICTATIME, MOUNT_ATTR_NODIRATIME, MOUNT_ATTR_NOSYMFOLLOW = 0x10, 0x20, 0x80, 0x200000
-MOUNT_ATTR__ATIME = 0x70
+MOUNT_ATTR__ATIME, MOUNT_ATTR_IDMAP = 0x70, 0x100000
 
 RESOLVE_NO_XDEV, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH, RESOLVE_IN_ROOT = 1, 2, 4, 8, 16
 
@@ -207,10 +207,10 @@ def fsmount(fd: int, attributes: int = 0) -> int:
 
 
 def mount_setattr(
-    dir_fd: int, path: str | bytes, flags: int, set_: int = 0, clear: int = 0, propagation: int = 0
+    dir_fd: int, path: str | bytes, flags: int, set_: int = 0, clear: int = 0, propagation: int = 0, userns_fd: int = 0
 ) -> None:
     """Change a mount's (with AT_RECURSIVE: a mount tree's) attributes, mount_setattr(2)."""
-    attributes = struct.pack("=QQQQ", set_, clear, propagation, 0)
+    attributes = struct.pack("=QQQQ", set_, clear, propagation, userns_fd)
     _call("mount_setattr", c_int(dir_fd), _path(path), c_uint(flags), c_char_p(attributes), c_size_t(32), path=path)
 
 

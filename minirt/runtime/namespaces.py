@@ -16,12 +16,14 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 import socket
 from collections.abc import Callable
 from typing import Any, NoReturn
 
 from minirt import linux, userns
 from minirt.errors import MinirtError, StartError
+from minirt.runtime import state
 from minirt.userns import IdMapping
 
 FLAGS = {
@@ -110,7 +112,7 @@ def spawn(
         middle_end.send({"go": True})
         message = middle_end.receive()
         if message and message.get("map"):
-            userns.write_maps(middle, ids)
+            userns.write_maps(state.machine_number(middle), ids)
             middle_end.send({"mapped": True})
             message = middle_end.receive()
         if message is None:
@@ -204,3 +206,27 @@ def _same(fd: int, kind: str) -> bool:
 def of(pid: int, kinds: list[str]) -> list[dict[str, Any]]:
     """The namespaces of a process, to be joined."""
     return [{"type": kind, "path": f"/proc/{pid}/ns/{FILES[kind]}"} for kind in kinds]
+
+
+def user_namespace(ids: IdMapping) -> int:
+    """A descriptor of a new user namespace with this mapping, with nobody in it. Raises Unsupported, OSError."""
+    ready, made = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            linux.unshare(linux.CLONE_NEWUSER)
+            os.write(made, b"1")
+            signal.pause()
+        finally:
+            os._exit(1)
+    os.close(made)
+    try:
+        if not os.read(ready, 1):
+            raise StartError("this machine refuses user namespaces: see `minirt doctor`")
+        number = state.machine_number(child)
+        userns.write_maps(number, ids)
+        return os.open(f"/proc/{number}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        os.close(ready)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)

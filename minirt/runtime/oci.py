@@ -138,7 +138,7 @@ class Container:
             limits = config_["linux"].get("resources") or {}
             options: dict[str, Any] = {"enter": lambda: prepare.score(process)}
             if group and group.unit:  # a scope of systemd's begins with a process
-                options["admit"] = lambda pid: group.create(limits, prepare.machine_pid(pid))
+                options["admit"] = lambda pid: group.create(limits, state.machine_number(pid))
             elif group:
                 group.create(limits)
                 options["fork"] = group.fork
@@ -348,7 +348,7 @@ class Container:
             raise
 
     def _filter(self, policy: dict[str, Any] | None) -> seccomp.Filter | None:
-        return seccomp.Filter(seccomp.compile(policy, self._cache), policy.get("flags") or []) if policy else None
+        return seccomp.Filter(seccomp.compile(policy, self._cache), policy.get("flags")) if policy else None
 
     def _gate(self) -> socket.socket:
         gate = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import resource
 from typing import Any
 
+from minirt import linux
 from minirt.errors import InvalidInput, StartError
-from minirt.runtime import mounts, state
+from minirt.runtime import mounts
 from minirt.runtime.init import open_source
 from minirt.userns import IdMapping
+
+_ELSEWHERE = re.compile("/proc/([0-9]+)/root(/.*)")
 
 
 def is_root() -> bool:
@@ -37,27 +41,41 @@ def mapping(config: dict[str, Any]) -> IdMapping:
 
 
 def sources(config: dict[str, Any], bundle: str) -> dict[int, int]:
-    """With a user namespace, what is bind-mounted may lie where its root cannot reach: opened here, if we can."""
-    if os.geteuid() or not any(entry["type"] == "user" for entry in config["linux"]["namespaces"]):
-        return {}
-    out = {-1: open_source(os.path.join(bundle, config["root"]["path"]))}
+    """Bind mounts that init cannot open itself, by their place in `mounts` (-1 is the root), detached.
+
+    With a user namespace, its root may not reach them; and what lies in another container (`/proc/PID/root/…`) can be
+    taken only from inside its mount namespace, open_tree(2).
+    """
+    out = {}
+    far = os.geteuid() == 0 and any(entry["type"] == "user" for entry in config["linux"]["namespaces"])
+    if far:
+        out[-1] = open_source(os.path.join(bundle, config["root"]["path"]))
     for number, entry in enumerate(config.get("mounts") or ()):
-        if mounts.is_bind(entry):
-            place = os.path.join(bundle, entry.get("source") or "")
-            try:
+        if not mounts.is_bind(entry):
+            continue
+        place = os.path.join(bundle, entry.get("source") or "")
+        elsewhere = _ELSEWHERE.fullmatch(place)
+        try:
+            if elsewhere:
+                out[number] = _open_elsewhere(*elsewhere.groups())
+            elif far:
                 out[number] = open_source(place, recursive="bind" not in (entry.get("options") or ()))
-            except OSError as error:
-                raise StartError(f"mount {entry['destination']}: {place}: {error.strerror}") from error
+        except OSError as error:
+            raise StartError(f"mount {entry['destination']}: {place}: {error.strerror}") from error
     return out
 
 
-def machine_pid(pid: int) -> int:
-    """The machine's number of a child of ours."""
-    fd = os.pidfd_open(pid)
+def _open_elsewhere(pid: str, path: str) -> int:
+    """A detached copy of what another process has at `path`. For a single-threaded process."""
+    own = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    other = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    linux.setns(other, linux.CLONE_NEWNS)
     try:
-        return state.machine_pid(fd)
+        return open_source(path)
     finally:
-        os.close(fd)
+        linux.setns(own, linux.CLONE_NEWNS)
+        os.close(own)
+        os.close(other)
 
 
 def score(process: dict[str, Any]) -> None:

@@ -16,23 +16,57 @@ from typing import Any
 from minirt import linux
 from minirt.errors import StartError
 from minirt.runtime import mounts
+from minirt.userns import IdMapping
+
+_SAME = IdMapping()
 
 
-def mount(folder: str, rootfs: dict[str, Any]) -> None:
-    """Mount what rootfs.json describes on `folder/rootfs`, in this process' mount namespace. Raises StartError."""
+def mount(folder: str, rootfs: dict[str, Any], ids: IdMapping = _SAME) -> None:
+    """Mount what rootfs.json describes on `folder/rootfs`, in this process' mount namespace. Raises StartError.
+
+    Where it says `idmap`, files belong to `ids`: to the root of that user namespace what is root's on disk.
+    """
     place = os.path.join(folder, "rootfs")
     target = os.open(place, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     if rootfs["kind"] == "directory":
+        if rootfs.get("idmap"):
+            raise StartError("a user namespace for root needs overlay, which does not work here: see `minirt doctor`")
         flags = linux.OPEN_TREE_CLONE | linux.OPEN_TREE_CLOEXEC | linux.AT_RECURSIVE
         tree = linux.open_tree(-100, rootfs["path"], flags)
         linux.mount_setattr(tree, "", linux.AT_EMPTY_PATH, _attributes(rootfs))
         mounts.attach(tree, target)
         return
+    if rootfs.get("idmap"):
+        rootfs = _with_ids(folder, rootfs, ids)
     try:
         mounts.attach(_overlay(rootfs), target)
     except _NoSuchOption:
         _overlay_by_links(folder, place, rootfs)
         os.close(target)
+
+
+def _with_ids(folder: str, rootfs: dict[str, Any], ids: IdMapping) -> dict[str, Any]:
+    """The same layers, seen through a mount that maps ids; what is written has the machine's numbers anyway.
+
+    Nothing is copied: layers stay shared by all containers. Source: mount_setattr(2) MOUNT_ATTR_IDMAP.
+    """
+    from minirt.runtime import namespaces
+
+    place, shared = os.path.join(folder, "lowers"), os.path.dirname(rootfs["lowers"][0])
+    os.makedirs(place, mode=0o700, exist_ok=True)
+    top = os.stat(rootfs["upper"])
+    if top.st_uid < ids.uids[0][1]:  # the first start: the top folder belongs to the container's root, too
+        os.chown(rootfs["upper"], ids.uids[0][1] + top.st_uid, ids.gids[0][1] + top.st_gid)
+    users = namespaces.user_namespace(ids)
+    try:
+        tree = linux.open_tree(-100, shared, linux.OPEN_TREE_CLONE | linux.OPEN_TREE_CLOEXEC)
+        linux.mount_setattr(tree, "", linux.AT_EMPTY_PATH, linux.MOUNT_ATTR_IDMAP, userns_fd=users)
+        mounts.attach(tree, os.open(place, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+    except OSError as error:
+        raise StartError(f"this kernel or file system cannot map the ids of mounts: {error.strerror}") from error
+    finally:
+        os.close(users)
+    return {**rootfs, "lowers": [os.path.join(place, os.path.relpath(lower, shared)) for lower in rootfs["lowers"]]}
 
 
 def _attributes(rootfs: dict[str, Any]) -> int:

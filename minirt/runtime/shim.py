@@ -19,7 +19,8 @@ import contextlib
 import json
 import os
 import signal
-from typing import Any, NoReturn
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from minirt import linux
 from minirt.errors import MinirtError, StartError
@@ -28,6 +29,9 @@ from minirt.runtime import control, mounts, namespaces, oci, prepare, rootfs, st
 from minirt.runtime.log import Log
 from minirt.runtime.pump import Pump, flush
 from minirt.runtime.streams import Make, Process
+
+if TYPE_CHECKING:
+    from minirt.runtime import external
 
 _STATUS = 3
 _NULL = os.makedev(1, 3) if hasattr(os, "makedev") else 0
@@ -58,11 +62,19 @@ def _enter_user_namespace(config: dict[str, Any]) -> bool:
 
     The bundle's own user namespace is then ours. As root the runtime makes it, inside.
     """
-    if os.geteuid() == 0 or not any(entry["type"] == "user" for entry in config["linux"]["namespaces"]):
+    user = next((entry for entry in config["linux"]["namespaces"] if entry["type"] == "user"), None)
+    if os.geteuid() == 0 or user is None:
         return False
-    from minirt import userns
+    if user.get("path"):  # another container's, whose other namespaces we are to join
+        fd = os.open(user["path"], os.O_RDONLY | os.O_CLOEXEC)
+        linux.setns(fd, linux.CLONE_NEWUSER)
+        os.close(fd)
+        os.setresgid(0, 0, 0)
+        os.setresuid(0, 0, 0)
+    else:
+        from minirt import userns
 
-    userns.become_root(prepare.mapping(config))
+        userns.become_root(prepare.mapping(config))
     return True
 
 
@@ -90,6 +102,7 @@ class Shim:
         self._pump = Pump()
         self._processes: dict[str, Process] = {}  # init is ""
         self._log: Log | None = None
+        self._disconnect: Callable[[], None] = lambda: None
 
     def run(self) -> NoReturn:
         exit_path = os.path.join(self._folder, "exit.json")
@@ -99,11 +112,9 @@ class Shim:
             run: dict[str, Any] = {"boot_id": state.boot_id(), "shim": state.identify("self")}
             linux.unshare(linux.CLONE_NEWNS)
             linux.mount(None, "/", None, linux.MS_REC | linux.MS_SLAVE)
-            rootfs.mount(self._folder, self._snapshot)
+            rootfs.mount(self._folder, self._snapshot, prepare.mapping(self._config))
             self._complete()
-            self._runtime = oci.Container(
-                os.path.join(self._folder, "oci"), os.path.basename(self._folder), self._options.get("cache")
-            )
+            self._runtime = self._driver()
             with contextlib.suppress(MinirtError):
                 self._runtime.delete(force=True)  # of a life that ended with its shim
             tty = bool(self._config["process"].get("terminal"))
@@ -119,9 +130,12 @@ class Shim:
             listener = control.listen(self._folder)
             self._pump.watched[listener.fileno()] = lambda: self._accept(listener)
             state.write_json(os.path.join(self._folder, "run.json"), {**run, "started": state.now()})
+            self._connect(run["init"]["pid"])
             self._runtime.start()
             _tell({"pid": run["init"]["pid"]})
         except Exception as error:  # the process boundary, as above; init dies with this namespace
+            with contextlib.suppress(Exception):
+                self._disconnect()
             with contextlib.suppress(Exception):
                 self._runtime.delete(force=True)
             _tell_failure(error)
@@ -138,6 +152,8 @@ class Shim:
         assert self._log is not None
         group = self._runtime.cgroup
         end: dict[str, Any] = {"exit_code": init.code, "oom_killed": bool(group and group.oom_kills())}
+        with contextlib.suppress(MinirtError):  # what cannot be taken away now, `system prune` finds
+            self._disconnect()
         self._runtime.delete(force=True)
         self._log.close()
         end |= {"finished": state.now(), "error": self._log.error}
@@ -149,6 +165,27 @@ class Shim:
         if lost := [sink.error for sink in sinks if sink.error]:
             state.write_json(path, {**end, "error": lost[0]})
         init.close()
+
+    def _connect(self, pid: int) -> None:
+        """Give the container its network, as network.json says."""
+        settings = state.read_json(os.path.join(self._folder, "network.json"))
+        if settings and settings["mode"] not in ("none", "host"):
+            from pathlib import Path
+
+            from minirt.runtime import network
+
+            folder = Path(self._folder)
+            network.attach(folder.parent.parent, folder, pid, settings)
+            self._disconnect = lambda: network.detach(folder.parent.parent, folder)
+
+    def _driver(self) -> oci.Container | external.Container:
+        """Our runtime, or another one with the same verbs."""
+        root, name = os.path.join(self._folder, "oci"), os.path.basename(self._folder)
+        if program := self._options.get("runtime"):
+            from minirt.runtime import external
+
+            return external.Container(program, root, name)
+        return oci.Container(root, name, self._options.get("cache"))
 
     def _create(self, streams: tuple[int | None, int, int], console: int | None) -> tuple[int, int]:
         return self._runtime.create(self._folder, config=self._config, streams=streams, console=console)
@@ -169,11 +206,6 @@ class Shim:
             with open(path, encoding="utf-8") as file:
                 self._become(config["process"], file.read())
             changed = True
-        joined = state.read_json(os.path.join(self._folder, "join.json")) or {}
-        for entry in config["linux"]["namespaces"]:
-            if entry["type"] in joined:
-                entry["path"] = self._namespace(joined[entry["type"]], entry["type"])
-                changed = True
         size = self._options.get("size")
         if size and config["process"].get("terminal"):
             config["process"]["consoleSize"] = {"width": size[0], "height": size[1]}
@@ -186,21 +218,19 @@ class Shim:
                 if entry["type"] == "user":
                     entry["path"] = "/proc/self/ns/user"
 
-    def _namespace(self, container: str, kind: str) -> str:
-        run = state.read_json(os.path.join(os.path.dirname(self._folder), container, "run.json"))
-        fd = state.open_process(run, "init") if run else None
-        if fd is None or run is None:
-            raise StartError(f"cannot join the {kind} namespace of container {container[:12]}: it is not running")
-        os.close(fd)
-        return f"/proc/{run['init']['pid']}/ns/{namespaces.FILES[kind]}"
+    @property
+    def _groups(self) -> list[str]:
+        """Names and numbers of `--group-add`."""
+        with (
+            contextlib.suppress(FileNotFoundError),
+            open(os.path.join(self._folder, "groups"), encoding="utf-8") as file,
+        ):
+            return file.read().split()
+        return []
 
     def _become(self, process: dict[str, Any], text: str) -> None:
         """Make `process` run as the user that `text` names in the mounted rootfs."""
-        who = user.resolve(mounts.Root(os.path.join(self._folder, "rootfs")), text)
-        groups = [
-            gid for gid in process.get("user", {}).get("additionalGids") or () if gid not in who["additionalGids"]
-        ]
-        who["additionalGids"] = who["additionalGids"] + groups
+        who = user.resolve(mounts.Root(os.path.join(self._folder, "rootfs")), text, self._groups)
         for kind, key in (("uid", "uidMappings"), ("gid", "gidMappings")):
             rows = self._config["linux"].get(key)
             if rows and not any(row["containerID"] <= who[kind] < row["containerID"] + row["size"] for row in rows):

@@ -66,6 +66,15 @@ def machine_pid(pidfd: int) -> int:
         return int(next(line.split()[1] for line in file if line.startswith("Pid:")))
 
 
+def machine_number(child: int) -> int:
+    """The machine's number of a child of ours, whose own number we know."""
+    fd = os.pidfd_open(child)
+    try:
+        return machine_pid(fd)
+    finally:
+        os.close(fd)
+
+
 def open_process(run: dict[str, Any], role: str) -> int | None:
     """A pidfd for the process that run.json names `shim` or `init`; None where it is no more."""
     process = run[role]

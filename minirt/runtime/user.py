@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+from collections.abc import Iterable
 from typing import Any
 
 from minirt.errors import StartError
@@ -20,8 +21,8 @@ _MAX_FILE = 4 << 20  # bytes
 _NUMBER = re.compile("[+-]?[0-9]+")
 
 
-def resolve(root: Root, text: str) -> dict[str, Any]:
-    """The runtime-spec `user` object for `text`. Raises StartError in docker's words."""
+def resolve(root: Root, text: str, more: Iterable[str] = ()) -> dict[str, Any]:
+    """The runtime-spec `user` object for `text`, in `more` groups besides. Raises StartError in docker's words."""
     name, _, group = text.partition(":")
     uid = gid = 0
     known = ""
@@ -38,6 +39,9 @@ def resolve(root: Root, text: str) -> dict[str, Any]:
         gid = listed[0] if listed else _number(group, "group", "group")
     elif known:
         groups = [int(row[2]) for row in rows if len(row) > 3 and known in row[3].split(",")]
+    for name in more:
+        listed = [int(row[2]) for row in rows if name in (row[0], row[2])]
+        groups += listed or [_number(name, "group", "group")]
     for number in (uid, gid, *groups):
         _check(number)
     return {"uid": uid, "gid": gid, "additionalGids": list(dict.fromkeys([gid, *groups])), "umask": 0o022}
