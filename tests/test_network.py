@@ -80,6 +80,7 @@ class Lab:
     root: Path
     shims: list[Shim] = field(default_factory=list)
     before: tuple[str, ...] = ()
+    program: tuple[str, ...] = (sys.executable, "-B", PROGRAM)
 
     def at(self, pid: int, *words: str) -> list[str]:
         return ["nsenter", f"--net=/proc/{pid}/ns/net", *words]
@@ -94,7 +95,7 @@ class Lab:
         folder.mkdir(parents=True, exist_ok=True)
         rows = [one.to_json() for one in ports.parse_publish(publish.split())]
         text = json.dumps({"mode": mode, "publish": rows, "hostname": name, **more})
-        words = [*self.before, sys.executable, "-B", PROGRAM, "shim", str(self.root), str(folder), text, str(step)]
+        words = [*self.before, *self.program, "shim", str(self.root), str(folder), text, str(step)]
         self.shims.append(Shim(self.at(self.machine, *words)))
         return self.shims[-1]
 
@@ -404,6 +405,7 @@ def plain_lab(lab: Lab, plain: users.User) -> Iterator[Lab]:
     )
     script += f'--clear-groups env PYTHONPATH={plain.home} HOME={plain.home} "$@"'
     lab.before = ("unshare", "--mount", "sh", "-c", script, "sh")
+    lab.program = (plain.interpreter, "-B", str(plain.home / "tests" / "networks.py"))
     lab.root = plain.home / "root"
     lab.root.mkdir(mode=0o777)
     os.chown(lab.root, plain.uid, plain.gid)

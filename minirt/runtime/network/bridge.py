@@ -228,13 +228,13 @@ class _Bridge:
 
 
 def _lives(process_: dict[str, Any]) -> bool:
-    """Whether that very process still runs; one that only waits to be reaped does not."""
+    """Whether that very process is still there."""
     try:
         with open(f"/proc/{process_['pid']}/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()
     except OSError:
         return False
-    return int(fields[19]) == process_["start_time"] and fields[0] not in (b"Z", b"X")
+    return int(fields[19]) == process_["start_time"]
 
 
 def _free_subnet(routes: list[tuple[int, int, int]], name: str) -> tuple[int, int]:
