@@ -38,9 +38,11 @@ def fill(root: mounts.Root, borrowed: bool) -> None:
 
 
 def add(root: mounts.Root, wanted: list[dict[str, Any]], borrowed: bool) -> None:
-    """Make these nodes (runtime-spec objects). One that is there already must be the same."""
+    """Make these nodes (runtime-spec objects). One that is there already must be the same; ptmx is always our own."""
     for device in wanted:
         path = os.path.normpath(device["path"])
+        if path == "/dev/ptmx":  # a privileged container is given all devices of the machine, this one with them
+            continue
         if device.get("type") not in _TYPES or not path.startswith("/") or path == "/":
             raise InvalidInput(f"config.json: linux.devices: {path}: a type (c, b, p) and a full path are needed")
         folder = root.target(os.path.dirname(path), True)

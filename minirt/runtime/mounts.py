@@ -166,7 +166,10 @@ def mount(root: Root, entry: dict[str, Any], bundle: str, source: int | None, ow
     if kind == "cgroup":
         _show_cgroups(root, path, options.set)
         return
+    mode = _mode_below(root, path) if kind == "tmpfs" and not any("mode=" in word for word in options.data) else None
     tree = detached(kind, entry.get("source") or kind, options.data, options.set)
+    if mode is not None:
+        os.chmod(".", mode, dir_fd=tree)
     target = root.target(path, True)
     if options.copy_up:
         below = os.open(f"/proc/self/fd/{target}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -175,6 +178,18 @@ def mount(root: Root, entry: dict[str, Any], bundle: str, source: int | None, ow
     if options.propagation:
         linux.mount_setattr(tree, "", linux.AT_EMPTY_PATH, propagation=options.propagation)
     attach(tree, target)
+
+
+def _mode_below(root: Root, path: str) -> int | None:
+    """The mode of the directory that a tmpfs hides, which goes over to it, as runc and crun do it."""
+    try:
+        fd = root.open(path, os.O_PATH | os.O_DIRECTORY)
+    except OSError:
+        return None
+    try:
+        return stat.S_IMODE(os.fstat(fd).st_mode)
+    finally:
+        os.close(fd)
 
 
 def _bind(root: Root, path: str, entry: dict[str, Any], bundle: str, options: _Options, source: int | None) -> None:

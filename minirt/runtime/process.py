@@ -116,13 +116,15 @@ class Process:
             assert self.console_socket is not None
             terminal.open_inside(self.console_socket, self.process.get("consoleSize"), self.who.get("uid", 0))
             return
-        stdin, stdout, stderr = self._streams
-        given = os.open("/dev/null", os.O_RDWR) if stdin is None else stdin
-        moved = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10 + self.preserve) for fd in (given, stdout, stderr)]
+        own = _own_null()
+        given = [own if fd is None or (own is not None and _is_null(fd)) else fd for fd in self._streams]
+        if given[0] is None:
+            raise StartError("the container's /dev/null is not the null device: no input can be given")
+        moved = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10 + self.preserve) for fd in given if fd is not None]
         for number, fd in enumerate(moved):
             os.dup2(fd, number)
             os.close(fd)
-            if os.fstat(number).st_rdev != _NULL:
+            if not _is_null(number):
                 try:
                     os.fchown(number, self.who.get("uid", 0), -1)
                 except OSError as error:  # somebody else's terminal or file, a read-only one, an id we do not have
@@ -180,6 +182,19 @@ class Process:
             # The file is there and executable, but not a program: docker says so on stderr and exits with 1.
             os.write(2, f"exec {self.program}: {(error.strerror or '').lower()}\n".encode())
         os._exit(1)
+
+
+def _own_null() -> int | None:
+    """The container's /dev/null, if it is one. Through the machine's, root of a container could change its mode."""
+    try:
+        own = os.open("/dev/null", os.O_RDWR | os.O_NOFOLLOW | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    return own if _is_null(own) else None
+
+
+def _is_null(fd: int) -> bool:
+    return os.fstat(fd).st_rdev == _NULL
 
 
 def _is_there(path: str, folder: int) -> bool:
