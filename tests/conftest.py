@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 from dockerd import dockerd
+from vm import vm
 
-__all__ = ["dockerd"]
+__all__ = ["dockerd", "vm"]
 
 
 def pytest_configure() -> None:

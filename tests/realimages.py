@@ -33,15 +33,15 @@ CPU = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.m
 def debian() -> Path:
     """A tar of a minimal Debian or Ubuntu root file system, this machine's release, with owners and xattrs. As root."""
     require("debootstrap")
-    suite, mirror = _apt_source()
-    with _kept(f"{suite}-{CPU}.tar") as path:
+    suite, mirror = apt_source()
+    with kept(f"{suite}-{CPU}.tar") as path:
         if not path.exists():
             folder = Path(tempfile.mkdtemp(dir=CACHE))
             try:
-                _run("debootstrap", "--variant=minbase", suite, str(folder / "root"), mirror)
+                run("debootstrap", "--variant=minbase", suite, str(folder / "root"), mirror)
                 for package in (folder / "root/var/cache/apt/archives").glob("*.deb"):
                     package.unlink()
-                _run(
+                run(
                     "tar",
                     "--create",
                     "--numeric-owner",
@@ -58,7 +58,7 @@ def debian() -> Path:
 
 def big() -> Path:
     """An OCI image layout with the big image, named `latest`."""
-    with _kept(f"big-{CPU}-{BIG_FILES}-{BIG_BYTES}") as path:
+    with kept(f"big-{CPU}-{BIG_FILES}-{BIG_BYTES}") as path:
         if not path.exists():
             folder = Path(tempfile.mkdtemp(dir=CACHE))
             try:
@@ -72,7 +72,7 @@ def big() -> Path:
 
 
 @contextlib.contextmanager
-def _kept(name: str) -> Iterator[Path]:
+def kept(name: str) -> Iterator[Path]:
     """The path of a cache entry, under a lock: of several test processes one makes it."""
     CACHE.mkdir(parents=True, exist_ok=True)
     with open(CACHE / f"{name}.lock", "wb") as lock:
@@ -80,9 +80,9 @@ def _kept(name: str) -> Iterator[Path]:
         yield CACHE / name
 
 
-def _apt_source() -> tuple[str, str]:
-    """(suite, mirror) of the release this machine runs, as apt knows them."""
-    rows = _run("apt-get", "indextargets", "--format", "$(CODENAME) $(REPO_URI) $(COMPONENT) $(CREATED_BY)")
+def apt_source() -> tuple[str, str]:
+    """(suite, mirror) of the release this machine runs, as apt knows them; AssertionError where it knows none."""
+    rows = run("apt-get", "indextargets", "--format", "$(CODENAME) $(REPO_URI) $(COMPONENT) $(CREATED_BY)")
     system = dict(line.split("=", 1) for line in Path("/etc/os-release").read_text().splitlines() if "=" in line)
     suite = system.get("VERSION_CODENAME", "").strip('"')
     for row in rows.splitlines():
@@ -91,7 +91,8 @@ def _apt_source() -> tuple[str, str]:
     raise AssertionError(f"apt knows no source for {suite or 'this release'}: run apt-get update")
 
 
-def _run(*command: str) -> str:
+def run(*command: str) -> str:
+    """What a command prints; AssertionError with the end of it all where it fails."""
     result = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     if result.returncode:
         raise AssertionError(f"{command[0]}: {result.returncode}: {(result.stdout + result.stderr)[-2000:]}")

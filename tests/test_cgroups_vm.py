@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from vm import Machine, vm
-
-__all__ = ["vm"]
+from vm import Machine
 
 pytestmark = pytest.mark.slow
 
