@@ -68,18 +68,24 @@ class Init(Process):
             _raise_loopback()
 
     def root_file_system(self) -> None:
-        """A mount of its own for the root, which is what pivot_root(2) takes; nothing of ours reaches the machine's."""
+        """A mount of its own for the root, which is what pivot_root(2) takes; nothing of ours reaches the machine's.
+
+        Where a volume is to show the machine what is mounted in it, our copies of the machine's mounts stay its peers.
+        Only the one we stand on is cut off, after the volumes are opened: what is put over it is ours alone.
+        """
         wish = self.linux.get("rootfsPropagation") or ""
         try:
             self.propagation = _PROPAGATION[wish.removeprefix("r")] if wish else 0
         except KeyError:
             raise InvalidInput(f"rootfsPropagation {wish!r} is not one of {', '.join(_PROPAGATION)}") from None
-        self.propagation |= linux.MS_REC if wish.startswith("r") else 0
-        linux.mount(None, "/", None, self.propagation or linux.MS_REC | linux.MS_SLAVE)
+        peers = self.propagation == linux.MS_SHARED
+        for number, entry in enumerate(self.config.get("mounts") or () if peers else ()):
+            if mounts.is_bind(entry) and mounts.is_shared(entry) and number not in self.sources:
+                self.sources[number] = bind_source(entry, self.bundle, peers)
+        linux.mount(None, "/", None, linux.MS_PRIVATE if peers else linux.MS_REC | linux.MS_SLAVE)
         tree = self.sources.get(-1)
         if tree is None:
             tree = open_source(os.path.join(self.bundle, self.config["root"]["path"]))
-        linux.mount_setattr(tree, "", linux.AT_EMPTY_PATH | linux.AT_RECURSIVE, propagation=linux.MS_SLAVE)
         top = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         linux.move_mount(tree, top)  # on top of what is "/" now: no path leads there, only its descriptor
         linux.mount_setattr(tree, "", linux.AT_EMPTY_PATH, propagation=linux.MS_PRIVATE)
@@ -137,7 +143,11 @@ class Init(Process):
         self.seal()
         os.fchdir(self.root.fd)
         if self.pivots:
+            machine = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             linux.pivot_root(".", ".")
+            # Or the machine's own mounts, as our peers, would go with ours.
+            linux.mount_setattr(machine, "", linux.AT_EMPTY_PATH | linux.AT_RECURSIVE, propagation=linux.MS_SLAVE)
+            os.close(machine)
             linux.umount(".", linux.MNT_DETACH)
         else:  # a ramdisk cannot be pivoted away: it stays below, where no path leads
             os.chroot(".")
@@ -165,10 +175,22 @@ class Init(Process):
             self.hooks.run(self.config, "startContainer", self.state)
 
 
-def open_source(path: str, recursive: bool = True) -> int:
-    """A detached copy of what is mounted at `path`."""
+def open_source(path: str, recursive: bool = True, peers: bool = False) -> int:
+    """A detached copy of what is mounted at `path`, which follows the machine's or (`peers`) is one with it."""
     flags = linux.OPEN_TREE_CLONE | linux.OPEN_TREE_CLOEXEC | (linux.AT_RECURSIVE if recursive else 0)
-    return linux.open_tree(-100, path, flags)
+    tree = linux.open_tree(-100, path, flags)
+    if not peers:
+        linux.mount_setattr(tree, "", linux.AT_EMPTY_PATH | linux.AT_RECURSIVE, propagation=linux.MS_SLAVE)
+    return tree
+
+
+def bind_source(entry: dict[str, Any], bundle: str, peers: bool = False) -> int:
+    """The source of a bind mount, opened. Raises StartError."""
+    place = os.path.join(bundle, entry.get("source") or "")
+    try:
+        return open_source(place, "bind" not in (entry.get("options") or ()), peers)
+    except OSError as error:
+        raise StartError(f"mount {entry['destination']}: {place}: {error.strerror}") from error
 
 
 def _may_make_nodes() -> bool:

@@ -116,6 +116,10 @@ def is_bind(entry: dict[str, Any]) -> bool:
     return entry.get("type") == "bind" or not {"bind", "rbind"}.isdisjoint(entry.get("options") or ())
 
 
+def is_shared(entry: dict[str, Any]) -> bool:
+    return not {"shared", "rshared"}.isdisjoint(entry.get("options") or ())
+
+
 def is_own_dev(entry: dict[str, Any]) -> bool:
     """Whether this makes the container's /dev: then the runtime fills it."""
     return os.path.normpath(entry["destination"]) == "/dev" and not is_bind(entry)
@@ -200,7 +204,8 @@ def _bind(root: Root, path: str, entry: dict[str, Any], bundle: str, options: _O
         place = os.path.join(bundle, entry.get("source") or "")
         source = linux.open_tree(-100, place, linux.OPEN_TREE_CLONE | linux.OPEN_TREE_CLOEXEC | recursive)
     _check_proc(path, "proc" if linux.file_system(source) == _PROC_MAGIC else "bind")
-    linux.mount_setattr(source, "", linux.AT_EMPTY_PATH | linux.AT_RECURSIVE, propagation=linux.MS_SLAVE)
+    if options.propagation != linux.MS_SHARED:
+        linux.mount_setattr(source, "", linux.AT_EMPTY_PATH | linux.AT_RECURSIVE, propagation=linux.MS_SLAVE)
     options.apply(source)
     deep = linux.AT_RECURSIVE if options.deep_propagation or not options.propagation else 0
     linux.mount_setattr(source, "", linux.AT_EMPTY_PATH | deep, propagation=options.propagation or linux.MS_PRIVATE)
