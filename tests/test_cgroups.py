@@ -57,7 +57,7 @@ def cleaned(group: Cgroup) -> Iterator[Cgroup]:
 
 
 def located(name: str = "box") -> Cgroup:
-    path = f"/minirt-test-{os.getpid()}-{next(COUNT)}/{name}"
+    path = f"/minirt-cgroups-test-{os.getpid()}-{next(COUNT)}/{name}"
     return cgroups.locate(path, "id", systemd=False, rootless=False)
 
 
@@ -72,7 +72,7 @@ def v2_group() -> Iterator[Cgroup]:
     """A group in the v2 tree only: without its controllers on a hybrid machine."""
     if not UNIFIED:
         pytest.skip("no v2 tree is mounted")
-    folder = f"{UNIFIED}/minirt-test-{os.getpid()}-{next(COUNT)}/box"
+    folder = f"{UNIFIED}/minirt-cgroups-test-{os.getpid()}-{next(COUNT)}/box"
     with cleaned(Cgroup({"": folder}, {"": UNIFIED}, rootless=False)) as found:
         yield found
 
@@ -143,7 +143,7 @@ sys.path.insert(0, {str(Path(cgroups.__file__).parents[3])!r})
 from minirt.runtime.cgroups import Cgroup
 pid = Cgroup.from_json({group.to_json()}).fork()
 if pid == 0:
-    os._exit(3 if all("/minirt-test" in line for line in open("/proc/self/cgroup")) else 4)
+    os._exit(3 if all("/minirt-cgroups-test" in line for line in open("/proc/self/cgroup")) else 4)
 print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 """
     done = subprocess.run([sys.executable, "-I", "-c", script], capture_output=True, text=True, timeout=20)
@@ -159,14 +159,17 @@ def test_frozen_processes_stand_still_until_thawed_or_killed(tree: str, request:
         assert process.stdout and process.stdout.read(1) == "."
         os.set_blocking(process.stdout.fileno(), False)
         group.freeze()
-        assert group.frozen
+        state = group._read("freezer.state") or group._read("cgroup.events") or ""
+        assert group.frozen and ("FROZEN" in state or "frozen 1" in state)
         with contextlib.suppress(BlockingIOError):
             os.read(process.stdout.fileno(), 65536)
         time.sleep(0.05)
         with pytest.raises(BlockingIOError):
             os.read(process.stdout.fileno(), 1)
-        with pytest.raises(Conflict, match="paused"):
-            group.add(os.getpid())
+        with subprocess.Popen(["sleep", "9"]) as other:
+            with pytest.raises(Conflict, match="paused"):
+                group.add(other.pid)
+            other.kill()
         group.kill(signal.SIGCONT)
         assert group.frozen
         group.thaw()
@@ -267,7 +270,7 @@ def _rule(kind: str, major: int, minor: int, access: str = "rwm", allow: bool = 
 @pytest.fixture
 def node() -> Iterator[Callable[[int, int], str]]:
     """Makes character nodes in a folder where they can be opened."""
-    folder = Path(f"/dev/minirt-test-{os.getpid()}-{next(COUNT)}")
+    folder = Path(f"/dev/minirt-cgroups-test-{os.getpid()}-{next(COUNT)}")
     folder.mkdir()
 
     def make(major: int, minor: int) -> str:
@@ -308,7 +311,7 @@ def test_device_rules_hold(tree: str, request: pytest.FixtureRequest, node: Call
 def test_only_one_program_is_attached(v2_group: Cgroup) -> None:
     v2_group.create({})
     folder = os.open(v2_group.groups[""], os.O_RDONLY)
-    for times in (1, 2):
+    for times in (0, 1, 2):
         for _ in range(times):  # someone else's program beside ours goes, too: the group is ours
             fd = linux.bpf_load_device_program(devices.program(devices.policy([])))
             linux.bpf_attach_device(folder, fd)
@@ -330,7 +333,7 @@ def test_v1_files_are_as_runc_writes_them(group: Cgroup, tmp_path: Path) -> None
         "cpu": {"shares": 333, "quota": 30000, "period": 60000, "cpus": "0", "mems": "0"},
         "pids": {"limit": 77},
     }
-    name = f"minirt-test-{os.getpid()}"
+    name = f"minirt-cgroups-test-{os.getpid()}"
     bundles.tree(tmp_path / "rootfs", require("busybox"))
     subprocess.run([runc, "spec", "--bundle", tmp_path], check=True)
     spec = json.loads((tmp_path / "config.json").read_text())
@@ -383,7 +386,7 @@ def test_read_only_cgroups_are_said_so() -> None:
             for tree in cgroups.mounted():
                 linux.mount(None, tree.point, None, linux.MS_BIND | linux.MS_REMOUNT | linux.MS_RDONLY)
             with pytest.raises(Unsupported, match="mounted read-only"):
-                cgroups.locate("/minirt-test/x", "x", systemd=False, rootless=False)
+                cgroups.locate("/minirt-cgroups-test/x", "x", systemd=False, rootless=False)
             os._exit(0)
         finally:
             os._exit(1)
@@ -442,13 +445,15 @@ def test_systemd_is_asked_only_where_it_runs() -> None:
 @with_systemd
 def test_systemd_scope_keeps_its_limits_over_a_reload() -> None:
     for _ in range(2):  # the same name again at once, as in a restart
-        group = cgroups.locate(f"system.slice:minirt-test:{os.getpid()}", "x", systemd=True, rootless=False)
+        group = cgroups.locate(f"system.slice:minirt-cgroups-test:{os.getpid()}", "x", systemd=True, rootless=False)
         with subprocess.Popen(["sleep", "60"]) as sleeper:
             try:
                 group.create(
                     {"memory": {"limit": 64 * MIB}, "pids": {"limit": 9}, "cpu": {"quota": 15500}}, sleeper.pid
                 )
-                assert group.pids() == [sleeper.pid] and group.groups[""].endswith(f"minirt-test-{os.getpid()}.scope")
+                assert group.pids() == [sleeper.pid] and group.groups[""].endswith(
+                    f"minirt-cgroups-test-{os.getpid()}.scope"
+                )
                 group.update({"memory": {"limit": 96 * MIB}})
                 subprocess.run(["systemctl", "daemon-reload"], check=True)
                 assert group.stats()["memory"]["limit"] == 96 * MIB and group.stats()["pids"]["limit"] == 9
