@@ -14,7 +14,7 @@ from minirt.runtime.process import Process
 
 
 class Exec(Process):
-    STEPS = ("session", "seal", "inside", "streams", "label", "privileges", "wait", "command")
+    STEPS = ("session", "seal", "inside", "streams", "label", "limits", "privileges", "wait", "command")
 
     def inside(self) -> None:
         root = mounts.Root("/")
@@ -29,5 +29,5 @@ class Exec(Process):
             ) from error
 
     def wait(self) -> None:
-        """The parent sets our limits and writes down that we exist; then its line closes with the command's start."""
+        """The parent writes down that we exist; then its line closes with the command's start."""
         self.confirm(ready=True)

@@ -31,7 +31,7 @@ class Init(Process):
 
     STEPS = (
         "session", "settings", "root_file_system", "mounts", "devices", "runtime_hooks", "container_hooks",
-        "working_directory", "masks", "pivot", "streams", "console", "label", "privileges", "wait", "command",
+        "working_directory", "masks", "pivot", "streams", "console", "label", "limits", "privileges", "wait", "command",
     )  # fmt: skip
 
     def __init__(

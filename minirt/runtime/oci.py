@@ -150,7 +150,7 @@ class Container:
             init.gate.close()
             known["init"] = state.identify(state.machine_pid(pidfd))
             self._follow(known, line)
-            prepare.limit(pid, process)
+            _stands_still(line, pid, process)
             self._save(known)
             announce(pid)
             line.send({"go": True})
@@ -163,7 +163,7 @@ class Container:
             raise
 
     def _follow(self, known: dict[str, Any], line: Sync) -> None:
-        """Let init go, run the hooks that act on it from here, until it stands still."""
+        """Let init go, and run the hooks that act on it from here."""
         line.send({"go": True})
         if line.receive() is None:
             raise StartError("the container's init was killed while it was set up")
@@ -171,8 +171,6 @@ class Container:
         _hooks(known, "prestart", now)
         _hooks(known, "createRuntime", now)
         line.send(_spec_state(known, "created"))
-        if line.receive() is None:
-            raise StartError("the container's init was killed while it was set up")
 
     def start(self) -> None:
         """Let the command run. Raises Conflict where it is not `created`, StartError where it does not come to run."""
@@ -284,9 +282,7 @@ class Container:
         pid, pidfd, line = namespaces.spawn(wanted, IdMapping(), body.run, fork=fork, enter=enter)
         try:
             line.send({"go": True})
-            if line.receive() is None:
-                raise StartError("the process was killed while it was set up")
-            prepare.limit(pid, process)
+            _stands_still(line, pid, process)
             announce(pid)
             line.send({"go": True})
             line.receive()
@@ -294,6 +290,7 @@ class Container:
             with contextlib.suppress(ProcessLookupError):
                 signals.pidfd_send_signal(pidfd, signals.SIGKILL)
             os.close(pidfd)
+            os.waitpid(pid, 0)  # unreaped, it would keep the container's pid namespace from ending
             raise
         finally:
             line.close()
@@ -364,6 +361,17 @@ def containers(root: str) -> list[str]:
         return sorted(name for name in os.listdir(root) if os.path.exists(os.path.join(root, name, "state.json")))
     except FileNotFoundError:
         return []
+
+
+def _stands_still(line: Sync, pid: int, process: dict[str, Any]) -> None:
+    """Until only the command's start is left to do; it is given its limits on the way."""
+    message = line.receive()
+    if message and message.get("limits"):
+        prepare.limit(pid, process)
+        line.send({"go": True})
+        message = line.receive()
+    if message is None:
+        raise StartError("the process was killed while it was set up")
 
 
 def _spec_state(known: dict[str, Any], status: str) -> dict[str, Any]:

@@ -131,6 +131,11 @@ class Process:
                     if error.errno not in (errno.EPERM, errno.EINVAL, errno.EROFS):
                         raise
 
+    def limits(self) -> None:
+        """Only from outside may they be raised; and the parent may set ours while we are not yet another user's."""
+        if self.process.get("rlimits"):
+            self.confirm(limits=True)
+
     def privileges(self) -> None:
         """Give up, in the one order that works: bounding set, groups, user, the other sets, and ever gaining again.
 
