@@ -208,15 +208,35 @@ def test_rmi(api: str, store: Path) -> None:
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == docker.stdout
 
 
-def test_create_asks_what_docker_asks(api: str, store: Path, tmp_path: Path) -> None:
+def test_create_asks_what_docker_asks(api: str, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The create body of `docker run` with the same options, in every field we send."""
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "env").write_text("A=1\n# no\nB=2\n")
     line = f"""-i --rm --name n -e C=3 --env-file {tmp_path}/env -w /tmp -u 1:2 -h host --read-only --network host
         -l a=b -l c --entrypoint /bin/x --security-opt no-new-privileges=false image word -d --rm"""
-    for words in line.split(), ["image"], ["--entrypoint=", "-d", "image", "x"]:
+    (tmp_path / "labels").write_text("from=file\n# no\nbare\n")
+    (tmp_path / "profile").write_text('{"defaultAction": "SCMP_ACT_ALLOW"}')
+    more = f"""-a stdout -a STDERR --cap-add ALL --cap-drop CAP_KILL --cgroup-parent /p --cgroupns host --cpu-period 5
+        --cpu-quota 6 --cpu-shares 7 --cpus 1.5 --cpuset-cpus 0 --cpuset-mems 1 --device /dev/a --device /dev/b/../c:r
+        --device /dev/d:/dev/e/ --device-cgroup-rule a_*:*_rwm --dns 1.1.1.1 --dns-opt a --dns-option b --dns-search x.y
+        --domainname d --expose 80-82 --expose 9/udp --group-add g --init --ipc host -l z=1
+        --label-file {tmp_path}/labels -m 64m --memory-reservation 32M --memory-swap -1
+        --memory-swappiness 9 --mount type=tmpfs,dst=/t,tmpfs-mode=700
+        --mount type=bind,src=./x,target=/y,ro,bind-propagation=rslave --no-healthcheck --oom-kill-disable
+        --oom-score-adj 3 --pid host --pids-limit 4 --privileged -p 8080:80 -p 127.0.0.1::81/udp -p 90-91:92-93 -P
+        --runtime r --security-opt seccomp={tmp_path}/profile --security-opt systempaths=unconfined
+        --security-opt apparmor:x --shm-size 1g --stop-signal USR1 --stop-timeout 5 --sysctl net.a=b --tmpfs /a:ro
+        --tmpfs /b -t --ulimit nofile=1:2 --ulimit cpu=-1 --userns host --uts host -v /a:/b:ro -v ./r:/s image"""
+    every = [word.replace("_", " ") if word.startswith("a_") else word for word in more.split()]
+    for words in line.split(), ["image"], ["--entrypoint=", "-d", "image", "x"], every:
         subprocess.run([require("docker"), "--host", api, "run", *words], capture_output=True, check=False)
         ours = create_body(*run.parse("minirt run", words))
         host, theirs = ours.pop("HostConfig"), _Api.created
+        for body in host, theirs["HostConfig"]:  # docker 20.10 sends what is given, newer ones make it absolute
+            body["Binds"] = sorted(str(tmp_path / word) if word[0] == "." else word for word in body.get("Binds") or [])
+            for mount in body.get("Mounts") or ():
+                if mount.get("Source"):
+                    mount["Source"] = str(tmp_path / mount["Source"])
         theirs_host = theirs["HostConfig"]
         assert {key: theirs[key] or value for key, value in ours.items()} == {k: v for k, v in ours.items()}
         assert {key: theirs[key] for key in ours if ours[key]} == {key: value for key, value in ours.items() if value}

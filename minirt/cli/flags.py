@@ -5,6 +5,7 @@ A command is declared by the two texts its `--help` prints. The usage line is th
 
     -e, --env list     Set environment variables        a list may be given again; a word other than list or int: text
         --rm           Remove it when it exits          no word: a switch, which also takes =true and =false
+        --net string   -                                known, but not in the help
 
 Short options join (`-it`, `-eA=b`), an option's value may begin with a dash, `--` ends the options. Where the arguments
 hold somebody else's command (`run`), options end at the first argument.
@@ -149,7 +150,7 @@ class Command:
         """The options by name, wrapped to the terminal."""
         import textwrap
 
-        ordered = sorted(self.options, key=lambda option: option.name)
+        ordered = sorted((o for o in self.options if o.help != "-"), key=lambda option: option.name)
         left = [
             f"  {o.spelled if o.short else f'    --{o.name}'} {o.kind.replace('switch', '')}".rstrip() for o in ordered
         ]

@@ -15,9 +15,10 @@ import time
 from contextlib import suppress
 from queue import SimpleQueue
 from threading import Thread
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from minirt.cli.console import Console
+from minirt.cli.create import OPTIONS, create_body
 from minirt.cli.flags import UsageError, Values, command
 from minirt.errors import InvalidInput, MinirtError, NotFound, Unsupported
 
@@ -30,35 +31,19 @@ _PATIENCE = 3  # a command that is pid 1 and handles no SIGINT never sees one: t
 
 @command(
     "IMAGE [COMMAND] [ARG...]",
-    """
+    OPTIONS
+    + """
     -d, --detach              Print the container's id and leave it running
-        --entrypoint string   Run this in place of the image's entrypoint
-    -e, --env list            Set a variable: NAME=VALUE, or NAME for its value here
-        --env-file list       Read variables from a file, one a line
-    -h, --hostname string     The container's host name
-    -i, --interactive         Give the command our standard input
-    -l, --label list          Label the container: NAME=VALUE
-        --name string         Name the container
-        --network string      Network: none (its own, without a way out; the default) or host (ours)
-        --platform string     Use the image for this platform, as linux/arm64
-        --pull string         Pull the image first: always, missing or never (default missing)
-    -q, --quiet               Pull without a word
-        --read-only           Nobody writes to the root file system
-        --rm                  Remove the container when it exits
-        --security-opt list   Security options: no-new-privileges=false
-    -t, --tty                 Give the command a terminal (not supported yet)
-    -u, --user string         Run as this user: NAME or UID, then perhaps :GROUP
-    -v, --volume list         Bind a folder of ours into the container (not supported yet)
-    -w, --workdir string      Working directory in the container
+        --detach-keys string  Keys that detach from the container's terminal (default ctrl-p,ctrl-q)
+        --sig-proxy           Send the signals we get to the container (default true)
     """,
     interspersed=False,
     failure=125,
 )
 def run(console: Console, values: Values, arguments: list[str]) -> int:
     console.needs_linux()
-    for given, what in ("tty", "a terminal (-t)"), ("volume", "binding a folder (-v)"):
-        if values[given]:
-            raise Unsupported(f"{what} is not supported yet")
+    if values["tty"]:
+        raise Unsupported("a terminal (-t) is not supported yet")
     container = _create(console, values, arguments)
     if values["detach"]:
         console.client.start(container)
@@ -97,6 +82,10 @@ def _create(console: Console, values: Values, arguments: list[str]) -> str:
         raise UsageError(f"invalid pull option: {policy!r}: must be one of 'always', 'missing' or 'never'")
     image, platform, client = arguments[0], values["platform"], console.client
     body = create_body(values, arguments)
+    if values["cidfile"] and os.path.exists(values["cidfile"]):
+        raise InvalidInput(
+            f"container ID file found, make sure the other container isn't running or delete {values['cidfile']}"
+        )
     if policy == "always":
         _pull(console, image, platform, values["quiet"])
     try:
@@ -110,63 +99,23 @@ def _create(console: Console, values: Values, arguments: list[str]) -> str:
         created = client.create(body, name=values["name"], platform=platform)
     for warning in created["Warnings"] or ():
         console.warn(f"WARNING: {warning}")
-    return str(created["Id"])
+    identity = str(created["Id"])
+    if values["cidfile"]:
+        try:
+            with open(values["cidfile"], "x", encoding="ascii") as file:
+                file.write(identity)
+        except OSError as error:
+            client.remove(identity)
+            raise InvalidInput(
+                f"failed to create the container ID file: {values['cidfile']}: {error.strerror}"
+            ) from error
+    return identity
 
 
 def _pull(console: Console, image: str, platform: str | None, quiet: bool) -> None:
     from minirt.cli.progress import show
 
     show(console.client.pull(image, platform=platform), sys.stderr, quiet)
-
-
-def create_body(values: Values, arguments: list[str]) -> dict[str, Any]:
-    """The Engine API's create request for these options. Raises InvalidInput for an environment that does not parse."""
-    environment = [pair for path in values["env-file"] for pair in _read_environment(path)]
-    body: dict[str, Any] = {
-        "Image": arguments[0],
-        "Cmd": arguments[1:] or None,
-        "Env": environment + [pair for word in values["env"] for pair in _variable(word)],
-        "User": values["user"] or "",
-        "WorkingDir": values["workdir"] or "",
-        "Hostname": values["hostname"] or "",
-        "AttachStdin": values["interactive"] and not values["detach"],
-        "AttachStdout": not values["detach"],
-        "AttachStderr": not values["detach"],
-        "OpenStdin": values["interactive"],
-        "Labels": dict(word.partition("=")[::2] for word in values["label"]),
-        "HostConfig": {
-            "NetworkMode": values["network"] or "default",
-            "AutoRemove": values["rm"],
-            "SecurityOpt": values["security-opt"] or None,
-            "ReadonlyRootfs": values["read-only"],
-        },
-    }
-    if values["entrypoint"] is not None:
-        body["Entrypoint"] = [values["entrypoint"]]  # [""] takes the image's away, as docker says it
-    return body
-
-
-def _variable(word: str) -> list[str]:
-    """`NAME=VALUE` as it is; `NAME` with its value here, nothing where it has none."""
-    name, equals, _ = word.partition("=")
-    if not name:
-        raise InvalidInput(f"invalid environment variable: {word!r}")
-    if equals:
-        return [word]
-    return [f"{name}={os.environ[name]}"] if name in os.environ else []
-
-
-def _read_environment(path: str) -> list[str]:
-    """Variables of an `--env-file`: one a line, `#` begins a comment line."""
-    found = []
-    with open(path, encoding="utf-8", errors="surrogateescape") as lines:
-        for number, line in enumerate(lines, 1):
-            word = line.rstrip("\n").removesuffix("\r").lstrip()
-            if word and not word.startswith("#"):
-                if any(letter.isspace() for letter in word.partition("=")[0]):
-                    raise InvalidInput(f"{path}, line {number}: white space in a variable's name")
-                found += _variable(word)
-    return found
 
 
 def attached(console: Console, container: str, interactive: bool) -> int:

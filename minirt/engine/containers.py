@@ -19,6 +19,7 @@ from typing import Any
 from minirt import trace
 from minirt.engine.filters import matches
 from minirt.engine.images import epoch
+from minirt.engine.joining import connect
 from minirt.engine.naming import random_name
 from minirt.engine.settings import settle
 from minirt.errors import Conflict, InvalidInput, MinirtError, NotFound, StartError, Unsupported
@@ -67,7 +68,8 @@ class Containers:
             folder = self._store.containers / identity
             folder.mkdir(mode=0o700)
             try:
-                config, options = settle(body, image.config, identity, ids)
+                settled = settle(body, image.config, identity, ids, lambda name: str(self._find(name)["Id"]))
+                warnings += settled.warnings
                 record = {
                     "Id": identity,
                     "Name": name,
@@ -75,8 +77,8 @@ class Containers:
                     "Image": str(image.id),
                     "Asked": asked,
                     "Platform": str(image.config.platform),
-                    "Config": config,
-                    "HostConfig": body.get("HostConfig") or {},
+                    "Config": settled.config,
+                    "HostConfig": settled.host,
                     "manifest": str(image.manifest_digest),
                     "ids": ids.to_json(),
                 }
@@ -85,9 +87,9 @@ class Containers:
                 recipe = snapshots.prepare(folder, lowers, ids, overlay)
                 if not overlay:
                     warnings.append(f"overlay does not work here ({reason}): the image's files were copied")
-                (folder / "rootfs.json").write_text(json.dumps(recipe))
-                (folder / "user").write_text(config["User"])
-                write_bundle(folder, options)
+                (folder / "rootfs.json").write_text(json.dumps(recipe | settled.rootfs))
+                (folder / "user").write_text(settled.config["User"])
+                write_bundle(folder, settled.options)
                 write_atomic(folder / "container.json", json.dumps(record).encode())
             except BaseException:
                 self._store.remove_folder(folder, ids)
@@ -126,6 +128,7 @@ class Containers:
         record = self._find(name)
         folder = self._folder(record)
         try:
+            connect(folder, lambda name: self._folder(self._find(name)))
             pid = runtime.start(folder, IdMapping.from_json(record["ids"]), stdin, stdout, stderr)
         except Conflict:  # it runs already
             return

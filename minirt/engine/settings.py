@@ -1,21 +1,76 @@
-"""What a container is asked to be: the image's settings with the request's on top, by docker's rules."""
+"""What a container is asked to be: the image's settings with the request's on top, by docker's rules.
+
+request.py has seen to it that nothing unknown is asked for; limits.py, binds.py and confinement.py judge their parts.
+Sources: Engine API 1.44 reference; moby daemon/create.go, daemon/oci_linux.go, runconfig. Taught in chapters 04 and 07.
+"""
 
 from __future__ import annotations
 
 import os
+import re
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-from minirt.errors import InvalidInput, Unsupported
+from minirt.engine import limits
+from minirt.engine.request import check
+from minirt.errors import InvalidInput, MinirtError, Unsupported
 from minirt.image.config import ImageConfig
-from minirt.runtime.spec import ContainerOptions, environment
+from minirt.runtime.spec import MASKED, READ_ONLY, SHM_SIZE, ContainerOptions, environment
 from minirt.userns import IdMapping
+
+_INITS = ("docker-init", "tini-static", "catatonit")
+_INIT = "/sbin/docker-init"
+_FIRST_DIRS = ":/usr/libexec/docker:/usr/libexec/podman:/usr/lib/podman"
+_UNLIMITED = 2**64 - 1
+
+
+@dataclass(frozen=True)
+class Settled:
+    """`config` and `host` are the Engine API's Config and HostConfig, complete; `options` is what the runtime needs;
+    `rootfs` is for rootfs.json: `nodev` where device nodes in it must open nothing, `idmap` where its files' owners are
+    to be shifted by the mapping in config.json."""
+
+    config: dict[str, Any]
+    host: dict[str, Any]
+    options: ContainerOptions
+    rootfs: dict[str, Any]
+    warnings: list[str]
 
 
 def settle(
-    body: dict[str, Any], image: ImageConfig, identity: str, ids: IdMapping
-) -> tuple[dict[str, Any], ContainerOptions]:
-    """The Engine API's Config for the record, and what the runtime needs. Raises InvalidInput, Unsupported."""
-    host = body.get("HostConfig") or {}
+    body: dict[str, Any], image: ImageConfig, identity: str, ids: IdMapping, find: Callable[[str], str] | None = None
+) -> Settled:
+    """Judge a request for a container of this image. `find` gives the id of another container by its name.
+
+    Raises InvalidInput, Unsupported.
+    """
+    host = dict(body.get("HostConfig") or {})
+    check(body, host)
+    warnings = limits.adapt(host)
+    for key in "NetworkMode", "PidMode", "IpcMode", "UTSMode":
+        host[key] = _by_id(str(host.get(key) or ""), find)
+    config = _config(body, host, image, identity)
+    options, rootfs = _options(config, host, identity, ids, warnings)
+    if options.network == "host" and (host.get("PortBindings") or host.get("PublishAllPorts")):
+        warnings.append("Published ports are discarded when using host network mode")
+    return Settled(config, host, options, rootfs, warnings)
+
+
+def _by_id(mode: str, find: Callable[[str], str] | None) -> str:
+    """`container:NAME` by the container's id, which stays when it is renamed; unknown ones are told at the start."""
+    prefix, colon, name = mode.partition(":")
+    if not colon or prefix != "container" or find is None:
+        return mode
+    try:
+        return f"container:{find(name)}"
+    except MinirtError:
+        return mode
+
+
+def _config(body: dict[str, Any], host: dict[str, Any], image: ImageConfig, identity: str) -> dict[str, Any]:
+    """The Engine API's Config, with the image's settings where the request has none."""
     entrypoint = body.get("Entrypoint")
     if isinstance(entrypoint, str):
         entrypoint = [entrypoint]
@@ -24,54 +79,213 @@ def settle(
     command = image.command(tuple(body.get("Cmd") or ()), cleared)
     if not command:
         raise InvalidInput("No command specified")
-    network = str(host.get("NetworkMode") or "none")
-    network = "none" if network in ("default", "") else network
-    if network not in ("none", "host"):
-        raise Unsupported(f"network {network!r} is not supported yet: use none or host")
-    hostname = str(body.get("Hostname") or (os.uname().nodename if network == "host" else identity[:12]))
-    if len(os.fsencode(hostname)) > 64:  # sethostname(2) takes no more, and as docker's any byte
-        raise InvalidInput(f"invalid hostname: {hostname[:80]!r}")
-    user = str(body.get("User") or image.user)
+    hostname = str(body.get("Hostname") or "")
+    if hostname and host["UTSMode"] == "host":
+        raise InvalidInput("conflicting options: hostname and the UTS mode")
+    if host["NetworkMode"].startswith("container:"):
+        _check_shared_network(body, host, hostname)
+    machine = "host" in (host["NetworkMode"], host["UTSMode"])
+    hostname = hostname or (os.uname().nodename if machine else identity[:12])
+    for what, name in ("hostname", hostname), ("domainname", str(body.get("Domainname") or "")):
+        if len(os.fsencode(name)) > 64:  # sethostname(2) takes no more, and as docker's any byte
+            raise InvalidInput(f"invalid {what}: {name[:80]!r}")
     cwd = str(body.get("WorkingDir") or image.working_dir or "/")
     if not cwd.startswith("/"):
         raise InvalidInput(f"the working directory {cwd[:80]!r} is invalid, it needs to be an absolute path")
-    env = environment(hostname, image.env, [str(item) for item in body.get("Env") or []])
+    terminal = bool(body.get("Tty"))
     config = {
         "Hostname": hostname,
-        "User": user,
-        "Tty": bool(body.get("Tty")),
+        "Domainname": str(body.get("Domainname") or ""),
+        "User": str(body.get("User") or image.user),
+        "Tty": terminal,
         "OpenStdin": bool(body.get("OpenStdin")),
+        "StdinOnce": bool(body.get("StdinOnce")),
         "AttachStdin": bool(body.get("AttachStdin")),
         "AttachStdout": bool(body.get("AttachStdout")),
         "AttachStderr": bool(body.get("AttachStderr")),
-        "Env": env,
+        "Env": environment(hostname, image.env, [str(item) for item in body.get("Env") or []], terminal),
         "Cmd": list(body.get("Cmd") or image.cmd),
         "Entrypoint": list(entrypoint or image.entrypoint) or None,
         "Image": body.get("Image"),
         "WorkingDir": cwd,
         "Labels": image.labels | (body.get("Labels") or {}),
-        "StopSignal": body.get("StopSignal") or image.stop_signal,
+        "StopSignal": _signal(body.get("StopSignal") or image.stop_signal),
         "Path": command,
     }
+    ports = {*image.exposed_ports, *(body.get("ExposedPorts") or ()), *(host.get("PortBindings") or ())}
+    more: dict[str, Any] = {
+        "StopTimeout": body.get("StopTimeout"),
+        "ExposedPorts": {port: {} for port in sorted(ports)} or None,
+    }
+    return config | {key: value for key, value in more.items() if value is not None}
+
+
+def _check_shared_network(body: dict[str, Any], host: dict[str, Any], hostname: str) -> None:
+    for given, what in (
+        (hostname, "hostname and the network mode"),
+        (host.get("Dns"), "dns and the network mode"),
+        (host.get("ExtraHosts"), "custom host-to-IP mapping and the network mode"),
+        (
+            host.get("PortBindings") or host.get("PublishAllPorts"),
+            "port publishing and the container type network mode",
+        ),
+        (body.get("ExposedPorts"), "port exposing and the container type network mode"),
+    ):
+        if given:
+            raise InvalidInput(f"conflicting options: {what}")
+
+
+def _signal(text: str) -> str:
+    """Raises InvalidInput for a stop signal that is none."""
+    name = text.upper().removeprefix("SIG")
+    real = re.fullmatch(r"RTMIN(\+\d{1,2})?|RTMAX(-\d{1,2})?", name, re.ASCII)
+    number = name.isdecimal() and 0 < int(name) <= 64
+    if text and not (number or real or f"SIG{name}" in signal.Signals.__members__):
+        raise InvalidInput(f"Invalid signal: {text[:40]}")
+    return text
+
+
+def _options(
+    config: dict[str, Any], host: dict[str, Any], identity: str, ids: IdMapping, warnings: list[str]
+) -> tuple[ContainerOptions, dict[str, Any]]:
+    """What the runtime needs, and what its root file system does."""
+    from minirt.engine import binds, confinement
+
+    privileged, rootfs = bool(host.get("Privileged")), {}
+    shared, join = _namespaces(host, privileged)
+    remap = _remap(host, privileged, ids, shared)
+    if remap:
+        rootfs["idmap"] = True
+    names = confinement.tweak(host.get("CapAdd") or (), host.get("CapDrop") or (), privileged)
+    rules: tuple[dict[str, Any], ...] | None
+    own_devices = privileged and not (ids.rootless or remap)
+    devices, rules = confinement.devices(host.get("Devices") or (), host.get("DeviceCgroupRules") or (), own_devices)
+    if not (ids.rootless or remap) and not limits.devices_confined():
+        rules, rootfs["nodev"] = None, True
+        names = tuple(name for name in names if name != "CAP_MKNOD")
+        warnings.append("our cgroups are not ours to write: no device rules; instead no device node of the image opens")
+    mounts, propagation = binds.mounts(host)
+    args, inits = list(config["Path"]), _init() if host.get("Init") and "pid" not in {*shared, *join} else ""
+    if inits:
+        args = [_INIT, "--", *args]
+        mounts += ({"destination": _INIT, "type": "bind", "source": inits, "options": ["bind", "ro"]},)
+    sysctl = {str(key): str(value) for key, value in (host.get("Sysctls") or {}).items()}
+    for key in sysctl:
+        kind = "network" if key.startswith("net.") else "ipc"
+        if kind in shared:
+            raise InvalidInput(f"sysctl {key!r} not allowed in host {kind} namespace")
+    masked, read_only = host.get("MaskedPaths"), host.get("ReadonlyPaths")
     options = ContainerOptions(
-        args=command,
-        env=env,
-        cwd=cwd,
-        hostname=hostname,
-        network="host" if network == "host" else "none",
-        no_new_privileges=_no_new_privileges(host.get("SecurityOpt") or []),
+        args=args,
+        env=config["Env"],
+        cwd=config["WorkingDir"],
+        hostname=config["Hostname"],
+        domainname=config["Domainname"],
+        network=_network(host["NetworkMode"]),
+        terminal=config["Tty"],
+        groups=tuple(host.get("GroupAdd") or ()),
+        privileged=privileged,
+        capabilities=names,
+        masked=MASKED if masked is None else tuple(masked),
+        readonly_paths=READ_ONLY if read_only is None else tuple(read_only),
         readonly=bool(host.get("ReadonlyRootfs")),
         ids=ids,
+        remap=remap,
+        shared=shared,
+        join=join,
+        annotations={str(key): str(value) for key, value in (host.get("Annotations") or {}).items()},
+        extra_mounts=mounts,
+        propagation=propagation,
+        shm_size=None if host.get("IpcMode") == "none" else _shm_size(host),
+        devices=devices,
+        device_rules=rules,
+        resources=limits.resources(host),
+        cgroups_path="" if ids.rootless else os.path.join(_parent(host.get("CgroupParent") or "/minirt"), identity),
+        rlimits=tuple(_rlimit(limit) for limit in host.get("Ulimits") or ()),
+        sysctl=sysctl,
+        oom_score_adj=_oom_score(host, ids),
+        **confinement.security(host.get("SecurityOpt") or (), names, privileged),
     )
-    return config, options
+    return options, rootfs
 
 
-def _no_new_privileges(options: list[str]) -> bool:
-    """On unless switched off: stricter than docker's default, as set-uid programs in an image are seldom wanted."""
-    value = True
-    for option in options:
-        name, _, text = option.replace(":", "=", 1).partition("=")
-        if name != "no-new-privileges" or text not in ("", "true", "false"):
-            raise Unsupported(f"--security-opt {option[:80]!r} is not supported yet")
-        value = text != "false"
-    return value
+def _parent(path: str) -> str:
+    """A cgroup's path that does not lead out of where it begins."""
+    inside = os.path.normpath(f"/{path}").lstrip("/")
+    return f"/{inside}" if path.startswith("/") else inside
+
+
+def _network(mode: str) -> str:
+    """Which network: until there are others, `none` is the default."""
+    if mode in ("", "default"):
+        return "none"
+    if mode == "bridge":
+        raise Unsupported("network 'bridge' is not supported yet: use none or host")
+    if mode not in ("none", "host") and not mode.startswith("container:"):
+        raise Unsupported(f"network {mode[:80]!r} not found: user-defined networks are not supported, use none or host")
+    return mode.partition(":")[0]
+
+
+def _namespaces(host: dict[str, Any], privileged: bool) -> tuple[frozenset[str], dict[str, str]]:
+    """The namespaces that are the machine's, and whose another container's."""
+    shared, join = set(), {}
+    for kind, key in ("pid", "PidMode"), ("ipc", "IpcMode"), ("uts", "UTSMode"), ("network", "NetworkMode"):
+        mode = str(host.get(key) or "")
+        if mode == "host":
+            shared.add(kind)
+        elif mode.startswith("container:"):
+            join[kind] = mode.partition(":")[2]
+    cgroup = host.get("CgroupnsMode") or ("host" if privileged and not limits.unified() else "private")
+    return frozenset({*shared, "cgroup"} if cgroup == "host" else shared), join
+
+
+def _remap(host: dict[str, Any], privileged: bool, ids: IdMapping, shared: frozenset[str]) -> IdMapping | None:
+    """A user namespace of its own for root's container. Everybody else has one already."""
+    if host.get("UsernsMode") != "private" or ids.rootless:
+        return None
+    if privileged:
+        raise InvalidInput("privileged mode is incompatible with user namespaces: use --userns=host")
+    for kind in shared & {"network", "pid"}:
+        raise InvalidInput(f"cannot share the host's {kind} namespace when user namespaces are enabled")
+    from minirt import userns
+
+    return userns.delegated()
+
+
+def _shm_size(host: dict[str, Any]) -> int:
+    size = int(host.get("ShmSize") or 0)
+    if size < 0:
+        raise InvalidInput("SHM size can not be less than 0")
+    return size or SHM_SIZE
+
+
+def _rlimit(limit: dict[str, Any]) -> dict[str, Any]:
+    """-1 is no limit, as the kernel's largest number is."""
+    name, soft, hard = limit.get("Name"), limit.get("Soft"), limit.get("Hard")
+    if not (isinstance(name, str) and isinstance(soft, int) and isinstance(hard, int) and min(soft, hard) >= -1):
+        raise InvalidInput(f"invalid ulimit: {str(limit)[:80]}")
+    return {"type": f"RLIMIT_{name.upper()}", "soft": soft % (_UNLIMITED + 1), "hard": hard % (_UNLIMITED + 1)}
+
+
+def _oom_score(host: dict[str, Any], ids: IdMapping) -> int | None:
+    """docker's is 0. Who stands above that may not go down again, proc_pid_oom_score_adj(5), and hands its own on."""
+    asked = host.get("OomScoreAdj") or 0
+    if asked:
+        return int(asked)
+    with open("/proc/self/oom_score_adj", encoding="ascii") as file:
+        return 0 if int(file.read()) <= 0 and not ids.rootless else None
+
+
+def _init() -> str:
+    """The first init of this machine that needs no library: there may be none in the image."""
+    import shutil
+
+    from minirt.hub.elf import interpreter
+
+    for name in _INITS:
+        path = shutil.which(name, path=os.environ.get("PATH", os.defpath) + _FIRST_DIRS)
+        if path:
+            with open(path, "rb") as file:
+                if file.read(4) == b"\x7fELF" and interpreter(b"\x7fELF" + file.read()) is None:
+                    return os.path.realpath(path)
+    raise Unsupported("--init needs a static init program, and there is none here: apt install tini")

@@ -1,10 +1,15 @@
 """The bundle's config.json (OCI runtime-spec): everything about a container that a runtime must know, as data.
 
-The defaults are docker's, so that a container sees the same mounts, masks, capabilities and files. The bundle is valid
-by itself: for a plain user it lists the user namespace and its mapping in the machine's ids, so a rootless runc takes
-it too; our own shim enters that namespace first, to mount the layers in it. Two things differ from docker, on purpose:
-noNewPrivileges is on by default, and there is always a cgroup namespace.
-Sources: runtime-spec config.md and config-linux.md; moby oci/defaults.go. Taught in chapter 07.
+The defaults are docker's, so that a container sees the same mounts, masks, devices, capabilities and files. The bundle
+is valid by itself: for a plain user it lists the user namespace and its mapping in the machine's ids, so a rootless
+runc takes it too; our own shim enters that namespace first, to mount the layers in it. Two things differ from docker,
+on purpose: noNewPrivileges is on by default, and there is always a cgroup namespace.
+
+Two things are known only when the container starts, and stand beside config.json until then:
+    groups      `--group-add`, one a line: the image's /etc/group says what a name means
+    join.json   {"pid": ID, "ipc": …, "network": …, "uts": …}: containers whose namespaces this one joins. Who starts it
+                puts their paths into config.json: a container has new ones each time it runs (engine/joining.py)
+Sources: runtime-spec config.md and config-linux.md; moby oci/defaults.go, daemon/oci_linux.go. Taught in chapter 07.
 """
 
 from __future__ import annotations
@@ -26,7 +31,13 @@ MASKED = (
     "/sys/devices/virtual/powercap",
 )  # fmt: skip
 READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+SHM_SIZE = 64 << 20  # bytes
+NETWORKS = ("none", "host", "container")
+SHARABLE = ("uts", "ipc", "pid", "cgroup", "network")
 _FILES = ("resolv.conf", "hostname", "hosts")
+# zero, null, urandom, random, tty, console may be opened, fuse not: of its own a runtime adds pts and ptmx
+_DEVICE_RULES = ((1, 5, True), (1, 3, True), (1, 9, True), (1, 8, True), (5, 0, True), (5, 1, True), (10, 229, False))
+_SYSCTLS = {"net.ipv4.ping_group_range": "0 2147483647", "net.ipv4.ip_unprivileged_port_start": "0"}
 _HOSTS = """127.0.0.1\tlocalhost
 ::1\tlocalhost ip6-localhost ip6-loopback
 fe00::0\tip6-localnet
@@ -36,24 +47,62 @@ ff02::2\tip6-allrouters
 """
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)  # without them half the time to import this
 class ContainerOptions:
-    """What is to run, and how. `network` is `none` (only a loopback) or `host`; `env` is final (see `environment`)."""
+    """What is to run, and how. Objects (mounts, devices, rules, rlimits, resources) are the runtime-spec's.
+
+    `network` is `host` or the kind of its own network; `env` is final (see `environment`). `shared` are the namespaces
+    (SHARABLE) it has in common with the machine, `join` those of another container, by its id. `ids` maps all our
+    processes, `remap` this container alone (root's), whose layers stay as they are on disk.
+    `seccomp` is a policy, None for no filter, or "default". `device_rules` are added to docker's; None: no rules at
+    all, for the devices cgroup is not ours to write.
+    """
 
     args: list[str]
     env: list[str]
     cwd: str = "/"
     hostname: str = ""
+    domainname: str = ""
     network: str = "none"
+    terminal: bool = False
+    groups: tuple[str, ...] = ()
+    privileged: bool = False
+    capabilities: tuple[str, ...] = capabilities.DEFAULT
     no_new_privileges: bool = True
+    seccomp: dict[str, Any] | str | None = "default"
+    apparmor: str = ""
+    masked: tuple[str, ...] = MASKED
+    readonly_paths: tuple[str, ...] = READ_ONLY
     readonly: bool = False
     ids: IdMapping = field(default_factory=IdMapping)
+    remap: IdMapping | None = None
+    shared: frozenset[str] = frozenset()
+    join: dict[str, str] = field(default_factory=dict)
     annotations: dict[str, str] = field(default_factory=dict)
     extra_mounts: tuple[dict[str, Any], ...] = ()
+    propagation: str = ""
+    shm_size: int | None = SHM_SIZE
+    devices: tuple[dict[str, Any], ...] = ()
+    device_rules: tuple[dict[str, Any], ...] | None = ()
+    resources: dict[str, Any] = field(default_factory=dict)
+    cgroups_path: str = ""
+    rlimits: tuple[dict[str, Any], ...] = ()
+    sysctl: dict[str, str] = field(default_factory=dict)
+    oom_score_adj: int | None = None
+
+    @property
+    def mapping(self) -> IdMapping:
+        """The ids inside, as rows of the machine's."""
+        return self.remap or self.ids
+
+    @property
+    def own_network(self) -> bool:
+        """It has a network namespace that nobody had before."""
+        return not ("network" in self.shared or self.network == "host" or "network" in self.join)
 
 
-def environment(hostname: str, image: Iterable[str], user: Iterable[str]) -> list[str]:
-    """The environment in docker's order: PATH, HOSTNAME, the user's, what is left of the image's.
+def environment(hostname: str, image: Iterable[str], user: Iterable[str], terminal: bool = False) -> list[str]:
+    """The environment in docker's order: PATH, HOSTNAME, with a terminal TERM, the user's, what is left of the image's.
 
     Later entries replace earlier ones in place; a user's entry without `=` removes the variable. HOME is added at the
     start, from the image's passwd file.
@@ -62,7 +111,7 @@ def environment(hostname: str, image: Iterable[str], user: Iterable[str]) -> lis
     named = {entry.partition("=")[0] for entry in chosen}
     entries: dict[str, str] = {}
     rest = [entry for entry in image if entry.partition("=")[0] not in named]
-    for entry in (PATH, f"HOSTNAME={hostname}", *chosen, *rest):
+    for entry in (PATH, f"HOSTNAME={hostname}", *(["TERM=xterm"] if terminal else []), *chosen, *rest):
         key, equals, _ = entry.partition("=")
         if equals and key:
             entries[key] = entry
@@ -75,43 +124,101 @@ def generate(options: ContainerOptions) -> dict[str, Any]:
     """The config.json for these options. Raises InvalidInput for what no container can be."""
     if not options.args:
         raise InvalidInput("no command specified")
-    if options.network not in ("none", "host"):
+    if options.network not in NETWORKS:
         raise InvalidInput(f"network {options.network} not found: use none or host")
     cwd = options.cwd or "/"
     if not cwd.startswith("/"):
         raise InvalidInput(f"the working directory '{cwd}' is invalid, it needs to be an absolute path")
     if any("\0" in text for text in (*options.args, *options.env, cwd)):
         raise InvalidInput("a NUL byte cannot stand in a command, an environment or a path")
-    kinds = ["mount", "uts", "ipc", "pid", "cgroup", *(["network"] if options.network == "none" else [])]
-    linux: dict[str, Any] = {"maskedPaths": list(MASKED), "readonlyPaths": list(READ_ONLY)}
-    if options.ids.rootless:
-        kinds.append("user")
-        linux["uidMappings"], linux["gidMappings"] = _rows(options.ids.uids), _rows(options.ids.gids)
-    linux["namespaces"] = [{"type": kind} for kind in kinds]
-    names = list(capabilities.DEFAULT)
+    named = options.hostname if "uts" not in {*options.shared, *options.join} else ""
     return {
         "ociVersion": "1.0.2",
-        "process": {
-            "terminal": False,
-            "user": {"uid": 0, "gid": 0},
-            "args": list(options.args),
-            "env": list(options.env),
-            "cwd": cwd,
-            "capabilities": {
-                "bounding": names,
-                "effective": names,
-                "permitted": names,
-                "inheritable": [],
-                "ambient": [],
-            },
-            "noNewPrivileges": options.no_new_privileges,
-        },
+        "process": _process(options, cwd),
         "root": {"path": "rootfs", "readonly": options.readonly},
-        "hostname": options.hostname,
-        "mounts": [*_mounts(options), *options.extra_mounts],
+        "hostname": named,
+        "mounts": _mounts(options),
         "annotations": dict(options.annotations),
-        "linux": linux,
+        "linux": _linux(options),
     }
+
+
+def _process(options: ContainerOptions, cwd: str) -> dict[str, Any]:
+    """Who runs what. The user is root until the image's files can be asked, and then loses the two last sets."""
+    names = list(options.capabilities)
+    groups = [int(group) for group in options.groups if group.isdecimal()]
+    groups = groups if options.ids.rootless else [0, *groups]  # a plain user's runc takes no list of groups
+    process: dict[str, Any] = {
+        "terminal": options.terminal,
+        "user": {"uid": 0, "gid": 0, **({"additionalGids": groups} if groups else {})},
+        "args": list(options.args),
+        "env": list(options.env),
+        "cwd": cwd,
+        "capabilities": {
+            "bounding": names,
+            "effective": names,
+            "permitted": names,
+            "inheritable": [],
+            "ambient": [],
+        },
+        "noNewPrivileges": options.no_new_privileges,
+    }
+    if options.rlimits:
+        process["rlimits"] = list(options.rlimits)
+    if options.apparmor:
+        process["apparmorProfile"] = options.apparmor
+    if options.oom_score_adj is not None:
+        process["oomScoreAdj"] = options.oom_score_adj
+    return process
+
+
+def _linux(options: ContainerOptions) -> dict[str, Any]:
+    """What only Linux has: namespaces, ids, devices, limits, filters."""
+    shared = options.shared | ({"network"} if options.network == "host" else set())
+    kinds = ["mount", *(kind for kind in SHARABLE if kind not in shared)]
+    linux: dict[str, Any] = {
+        "maskedPaths": [] if options.privileged else list(options.masked),
+        "readonlyPaths": [] if options.privileged else list(options.readonly_paths),
+    }
+    if options.mapping.rootless:
+        kinds.append("user")
+        linux["uidMappings"], linux["gidMappings"] = _rows(options.mapping.uids), _rows(options.mapping.gids)
+    linux["namespaces"] = [{"type": kind} for kind in kinds]
+    resources = dict(options.resources)
+    if options.device_rules is not None and not options.mapping.rootless:
+        rules = [{"allow": True, "access": "rwm"}] if options.privileged else device_rules(options.device_rules)
+        resources["devices"] = rules
+    sysctl = {key: value for key, value in _SYSCTLS.items() if options.own_network and _settable(key, options)}
+    if options.domainname:  # config.json's own field for it is younger than runc 1.1; docker does the same
+        sysctl["kernel.domainname"] = options.domainname
+    if options.seccomp == "default":
+        from minirt.runtime import seccomp
+
+        linux["seccomp"] = seccomp.default(options.capabilities)
+    optional = {
+        "devices": list(options.devices),
+        "resources": resources,
+        "cgroupsPath": options.cgroups_path,
+        "sysctl": sysctl | options.sysctl,
+        "seccomp": options.seccomp if isinstance(options.seccomp, dict) else None,
+        "rootfsPropagation": options.propagation,
+    }
+    return linux | {key: value for key, value in optional.items() if value}
+
+
+def device_rules(more: Iterable[dict[str, Any]] = ()) -> list[dict[str, Any]]:
+    """Which devices may be opened, whatever nodes there are: docker's, then `more`; a later rule wins."""
+    rules: list[dict[str, Any]] = [{"allow": False, "access": "rwm"}]
+    for major, minor, allow in _DEVICE_RULES:
+        rules.append({"allow": allow, "type": "c", "major": major, "minor": minor, "access": "rwm"})
+    return [*rules, *more]
+
+
+def _settable(key: str, options: ContainerOptions) -> bool:
+    """Ping without CAP_NET_RAW cannot be allowed in a user namespace: its range would name ids that are not there."""
+    if options.mapping.rootless and key.endswith("ping_group_range"):
+        return False
+    return os.path.exists("/proc/sys/" + key.replace(".", "/"))
 
 
 def _rows(rows: tuple[tuple[int, int, int], ...]) -> list[dict[str, int]]:
@@ -119,25 +226,39 @@ def _rows(rows: tuple[tuple[int, int, int], ...]) -> list[dict[str, int]]:
 
 
 def _mounts(options: ContainerOptions) -> list[dict[str, Any]]:
+    """docker's, then what was asked for, which takes the place of one of docker's at the same destination."""
     closed = ["nosuid", "noexec", "nodev"]
-    group = [] if options.ids.single else ["gid=5"]  # the tty group, where there is a second id at all
-    if options.ids.rootless and options.network == "host":
+    group = [] if options.mapping.single else ["gid=5"]  # the tty group, where there is a second id at all
+    open_ = ["ro"] if not options.privileged else []
+    if options.mapping.rootless and not options.own_network:
         # sysfs shows a network namespace, and only that one's owner may mount it.
         sys = ("/sys", "bind", "/sys", ["rbind", *closed, "rro"])
     else:
-        sys = ("/sys", "sysfs", "sysfs", [*closed, "ro"])
+        sys = ("/sys", "sysfs", "sysfs", [*closed, *open_])
     writable = ["ro"] if options.readonly else []
+    shm = ("/dev/shm", "tmpfs", "shm", [*closed, "mode=1777", f"size={options.shm_size}"])
+    if "ipc" in options.shared:
+        shm = ("/dev/shm", "bind", "/dev/shm", ["rbind", "rprivate"])
     rows = [
         ("/proc", "proc", "proc", closed),
         ("/dev", "tmpfs", "tmpfs", ["nosuid", "strictatime", "mode=755", "size=65536k"]),
         ("/dev/pts", "devpts", "devpts", ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", *group]),
         sys,
-        ("/sys/fs/cgroup", "cgroup", "cgroup", ["ro", *closed]),
+        ("/sys/fs/cgroup", "cgroup", "cgroup", [*open_, *closed]),
         ("/dev/mqueue", "mqueue", "mqueue", closed),
-        ("/dev/shm", "tmpfs", "shm", [*closed, "mode=1777", "size=67108864"]),
+        *([shm] if options.shm_size is not None else []),
         *((f"/etc/{name}", "bind", name, ["rbind", "rprivate", *writable]) for name in _FILES),
     ]
-    return [{"destination": d, "type": t, "source": s, "options": o} for d, t, s, o in rows]
+    taken = {mount["destination"] for mount in options.extra_mounts}
+    below = "/dev/" if "/dev" in taken else "\0"
+    return [
+        *(
+            {"destination": d, "type": t, "source": s, "options": o}
+            for d, t, s, o in rows
+            if d not in taken and not d.startswith(below)
+        ),
+        *options.extra_mounts,
+    ]
 
 
 def write_bundle(folder: Path, options: ContainerOptions) -> None:
@@ -156,4 +277,8 @@ def write_bundle(folder: Path, options: ContainerOptions) -> None:
         path = folder / name
         path.write_bytes(text)
         os.chmod(path, 0o644)  # the container's users read it, whatever our umask
+    if options.groups:
+        (folder / "groups").write_text("".join(f"{group}\n" for group in options.groups))
+    if options.join:
+        state.write_json(str(folder / "join.json"), dict(options.join))
     state.write_json(str(folder / "config.json"), config)
