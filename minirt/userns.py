@@ -1,9 +1,10 @@
 """User namespaces: how a plain user becomes "root" over ids of their own, and which ids those are.
 
-Three mappings, best first: *root* (we are root: no namespace, ids as they are), *subuids* (id 0 is the user, 1… are
-the user's range in /etc/subuid, set by newuidmap), *single* (id 0 is the user and there is no other). `None` means
-the machine refuses user namespaces. The mapping, not the namespace, decides who owns a file, so every process that
-needs to be root over those files (unpack worker, shim) makes a namespace of its own with the same rows; none has to
+Four mappings, best first: *root* (we are root: no namespace, ids as they are), *subuids* (id 0 is the user, 1… are
+the user's range in /etc/subuid, set by newuidmap), *single* (id 0 is the user and there is no other), *faked* (no
+namespace: we stay who we are, and proot plays root; runtime/proot.py). `None` means that the machine refuses user
+namespaces and proot does not work either. The mapping, not the namespace, decides who owns a file, so every process
+that needs to be root over those files (unpack worker, shim) makes a namespace of its own with the same rows; none has to
 be kept alive, and no file is left that its owner cannot remove. Source: user_namespaces(7), newuidmap(1), subuid(5).
 Taught in chapter 07.
 """
@@ -24,10 +25,11 @@ _SHARED_COUNT = 65536
 
 @dataclass(frozen=True)
 class IdMapping:
-    """Rows are (inside, outside, count). No rows: the ids are the host's own (root)."""
+    """Rows are (inside, outside, count). No rows: the ids are the host's own (root). `faked`: only proot plays them."""
 
     uids: tuple[tuple[int, int, int], ...] = ()
     gids: tuple[tuple[int, int, int], ...] = ()
+    faked: bool = False
 
     @property
     def rootless(self) -> bool:
@@ -43,15 +45,17 @@ class IdMapping:
         """The name of the unpacked form of layers: overlay's xattr namespace and the mapping."""
         if not self.rootless:
             return "trusted"
-        return "user-" + hashlib.sha256(repr((self.uids, self.gids)).encode()).hexdigest()[:12]
+        kind = "faked" if self.faked else "user"
+        return f"{kind}-" + hashlib.sha256(repr((self.uids, self.gids)).encode()).hexdigest()[:12]
 
     def to_json(self) -> dict[str, Any]:
-        return {"uids": [list(row) for row in self.uids], "gids": [list(row) for row in self.gids]}
+        rows = {"uids": [list(row) for row in self.uids], "gids": [list(row) for row in self.gids]}
+        return rows | ({"faked": True} if self.faked else {})
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> IdMapping:
         uids, gids = (tuple((int(a), int(b), int(c)) for a, b, c in value[key]) for key in ("uids", "gids"))
-        return cls(uids, gids)
+        return cls(uids, gids, bool(value.get("faked")))
 
 
 def mapping(uid: int | None = None) -> IdMapping:
@@ -126,7 +130,7 @@ def become_root(ids: IdMapping) -> None:
     The maps are written from outside, by a child forked beforehand. Raises Unsupported, with what the machine
     answered, where it refuses.
     """
-    if not ids.rootless:
+    if not ids.rootless or ids.faked:
         return
     go_read, go_write = os.pipe()
     told_read, told_write = os.pipe()
@@ -185,7 +189,7 @@ def write_maps(pid: int, ids: IdMapping) -> None:
 
 
 def detect() -> IdMapping | None:
-    """The mapping that really works here, found by trying in a child; None where user namespaces are refused."""
+    """The mapping that really works here, found by trying in a child; None where containers cannot run at all."""
     import subprocess
 
     best = mapping()
@@ -195,7 +199,27 @@ def detect() -> IdMapping | None:
             == 0
         ):
             return ids
-    return None
+    ids = IdMapping(((0, os.getuid(), 1),), ((0, os.getgid(), 1),), faked=True)
+    return None if proot_refused() else ids
+
+
+def proot_refused() -> str:
+    """Why proot does not work here, found by trying it; empty where it does."""
+    import shutil
+    import subprocess
+    import sys
+
+    if sys.platform != "linux":
+        return "it is for Linux"
+    program = shutil.which("proot")
+    if not program:
+        return "not installed"
+    words = [program, "-v", "-1", "-0", "-r", "/", sys.executable, "-I", "-S", "-c", "import os; os._exit(os.getuid())"]
+    try:
+        trial = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)[:200]
+    return trial.stderr.strip()[-200:] or f"it ended with status {trial.returncode}" if trial.returncode else ""
 
 
 def main(argument: str) -> int:

@@ -80,16 +80,22 @@ class Engine:
     def info(self) -> dict[str, Any]:
         """GET /info, with what this machine can do."""
         states = [container["State"] for container in self.containers.summaries(all=True)]
-        overlay, reason = self.store.overlay
+        _, reason = self.store.overlay
         ids = self.store.ids
         mode = "refused" if ids is None else "root" if not ids.rootless else "single id" if ids.single else "subuids"
+        if ids and ids.faked:
+            from minirt.runtime.proot import WALLS
+
+            mode, walls = "proot", [WALLS]
+        else:
+            walls = []
         return {
             "Containers": len(states),
             "ContainersRunning": states.count("running"),
             "ContainersPaused": 0,
             "ContainersStopped": len(states) - states.count("running"),
             "Images": len({image["Id"] for image in self.images.summaries()}),
-            "Driver": "overlay" if overlay else "copy",
+            "Driver": self.store.driver,
             "DriverStatus": [["User ids", mode], *([["Overlay", reason]] if reason else [])],
             "DockerRootDir": str(self.store.root),
             "OperatingSystem": platform.platform(),
@@ -101,6 +107,7 @@ class Engine:
             "ServerVersion": __version__,
             "DefaultRuntime": "minirt",
             "IndexServerAddress": self.sources.hub_address,
+            "Warnings": [f"WARNING: {wall}" for wall in walls],
         }
 
     def check(self) -> list[dict[str, Any]]:

@@ -48,7 +48,10 @@ class Containers:
         """POST /containers/create. Raises NotFound for an image that is not here, Conflict for a taken name."""
         ids = self._store.ids
         if ids is None:
-            raise Unsupported(f"this machine cannot run containers ({self._store.overlay[1]}): see `minirt doctor`")
+            raise Unsupported(
+                f"this machine cannot run containers ({self._store.overlay[1]}): see `minirt doctor` for how to allow "
+                "user namespaces, or install proot (sudo apt install proot), which does without"
+            )
         if name is not None and not _NAME.fullmatch(name.removeprefix("/")):
             raise InvalidInput(
                 f"Invalid container name ({name[:80]}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed (two or more)"
@@ -68,6 +71,11 @@ class Containers:
             folder = self._store.containers / identity
             folder.mkdir(mode=0o700)
             try:
+                if ids.faked:
+                    from minirt.engine import faked
+
+                    body, missing = faked.adapt(body)
+                    warnings += missing
                 settled = settle(body, image.config, identity, ids, lambda name: str(self._find(name)["Id"]))
                 warnings += settled.warnings
                 record = {
@@ -83,10 +91,13 @@ class Containers:
                     "ids": ids.to_json(),
                 }
                 lowers = [self._store.layers.path(diff_id) for _, diff_id in image.layers]
-                overlay, reason = self._store.overlay
-                recipe = snapshots.prepare(folder, lowers, ids, overlay)
-                if not overlay:
-                    warnings.append(f"overlay does not work here ({reason}): the image's files were copied")
+                driver = self._store.driver
+                recipe = snapshots.prepare(folder, lowers, ids, driver)
+                if driver != "overlay" and not ids.faked:
+                    how = (
+                        "the image's files were copied" if driver == "copy" else "fuse-overlayfs does its work, slower"
+                    )
+                    warnings.append(f"overlay does not work here ({self._store.overlay[1]}): {how}")
                 (folder / "rootfs.json").write_text(json.dumps(recipe | settled.rootfs))
                 (folder / "user").write_text(settled.config["User"])
                 write_bundle(folder, settled.options)

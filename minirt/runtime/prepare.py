@@ -33,11 +33,11 @@ def any_limit(value: Any) -> bool:
 
 def mapping(config: dict[str, Any]) -> IdMapping:
     """The ids of its user namespace, as config.json lists them."""
-    rows = [
+    uids, gids = (
         tuple((row["containerID"], row["hostID"], row["size"]) for row in config["linux"].get(key) or ())
         for key in ("uidMappings", "gidMappings")
-    ]
-    return IdMapping(*rows)
+    )
+    return IdMapping(uids, gids)
 
 
 def sources(config: dict[str, Any], bundle: str) -> dict[int, int]:

@@ -1,6 +1,7 @@
 """The container's file system: the image's layers, read-only and shared, under a writable layer of its own.
 
-rootfs.json says how: `overlay` (lowers top first, upper, work) or `directory` (a copy, where overlay does not work).
+rootfs.json says how: `overlay` (lowers top first, upper, work), the same by `fuse-overlayfs` where the kernel refuses
+(fuse.py), or `directory`, a copy, where neither works.
 Overlay takes its layers one by one (fsconfig `lowerdir+`, kernel 6.5); before that all of them stand in one option page
 of 4 KiB, so they go by short links in a folder of their own, which carries 127 of them and any character in a path.
 Where no device rules can be set, `nodev` makes device nodes in it open nothing.
@@ -35,6 +36,14 @@ def mount(folder: str, rootfs: dict[str, Any], ids: IdMapping = _SAME) -> None:
         tree = linux.open_tree(-100, rootfs["path"], flags)
         linux.mount_setattr(tree, "", linux.AT_EMPTY_PATH, _attributes(rootfs))
         mounts.attach(tree, target)
+        return
+    if rootfs["kind"] == "fuse-overlayfs":
+        from minirt.runtime import fuse
+
+        if rootfs.get("idmap"):
+            raise StartError("a user namespace for root needs overlay, which does not work here: see `minirt doctor`")
+        fuse.mount(folder, rootfs, _attributes(rootfs))
+        os.close(target)
         return
     if rootfs.get("idmap"):
         rootfs = _with_ids(folder, rootfs, ids)

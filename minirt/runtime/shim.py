@@ -48,6 +48,12 @@ def main(folder: str, options: str) -> NoReturn:
         snapshot = state.read_json(os.path.join(folder, "rootfs.json"))
         if config is None or snapshot is None:
             raise StartError("config.json or rootfs.json of the container is missing or torn")
+        if snapshot["kind"] == "proot":
+            from minirt.runtime import proot
+
+            if os.fork() == 0:
+                proot.Shim(folder, config, snapshot, json.loads(options), False).run()
+            os._exit(0)
         inside = _enter_user_namespace(config)
         linux.unshare(linux.CLONE_NEWPID)
         if os.fork() == 0:
@@ -110,16 +116,14 @@ class Shim:
             # To pid 1 of a namespace no signal comes by default, but SIGKILL from outside.
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             run: dict[str, Any] = {"boot_id": state.boot_id(), "shim": state.identify("self")}
-            linux.unshare(linux.CLONE_NEWNS)
-            linux.mount(None, "/", None, linux.MS_REC | linux.MS_SLAVE)
-            rootfs.mount(self._folder, self._snapshot, prepare.mapping(self._config))
+            self._enter()
             self._complete()
             self._runtime = self._driver()
             with contextlib.suppress(MinirtError):
                 self._runtime.delete(force=True)  # of a life that ended with its shim
             tty = bool(self._config["process"].get("terminal"))
             init = self._begin("", self._create, tty, bool(self._options.get("open_stdin")))
-            run["init"] = state.identify(state.machine_pid(init.pidfd))
+            run["init"] = state.identify(self._first(init))
             group = self._runtime.cgroup
             run["cgroup"] = group.to_json() if group else None
             self._take_given(init)
@@ -146,6 +150,16 @@ class Shim:
             self._end(exit_path, init)
         finally:
             os._exit(0)  # nobody is left to tell: what has no exit.json is dead
+
+    def _enter(self) -> None:
+        """Our own view of the file system, with the container's root file system in it."""
+        linux.unshare(linux.CLONE_NEWNS)
+        linux.mount(None, "/", None, linux.MS_REC | linux.MS_SLAVE)
+        rootfs.mount(self._folder, self._snapshot, prepare.mapping(self._config))
+
+    def _first(self, init: Process) -> int:
+        """The machine's number of the container's first process: whom signals are for."""
+        return state.machine_pid(init.pidfd)
 
     def _end(self, path: str, init: Process) -> None:
         """Init has ended, and with its pid namespace all the others: take their last words and write down how."""

@@ -9,6 +9,7 @@ are made between two such parents. What an image may not bring: devices where it
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import posixpath
@@ -40,11 +41,16 @@ class Limits:
 
 @dataclass(frozen=True)
 class Owner:
-    """What this process may do to files: `chown` to any id (else all files are ours), `mknod`, and its xattr prefix."""
+    """What this process may do to files: `chown` to any id (else all files are ours), `mknod`, and its xattr prefix.
+
+    With the prefix `plain` whiteouts stay `.wh.` files. Not `closed`: what shuts its owner out is opened for them, for
+    without a user namespace we have no rights over our own files but those their modes give.
+    """
 
     chown: bool = True
     mknod: bool = True
     xattr: str = "trusted"
+    closed: bool = True
 
 
 class Applier:
@@ -59,6 +65,8 @@ class Applier:
         self.size = 0
         self.entries = 0
         self.notes: Counter[str] = Counter()
+        self._plain = owner.xattr == "plain"
+        self._opened = (0, 0) if owner.closed else (0o600, 0o700)  # for files, for directories
 
     def run(self, reader: tar.Reader) -> None:
         """Apply everything `reader` yields, then set the directories' times. Raises UnpackError naming the entry."""
@@ -91,6 +99,9 @@ class Applier:
         if any(part.startswith(WHITEOUT) for part in above.split(b"/")):
             raise UnpackError(f"entry {_shown(entry.name)} lies inside a whiteout")
         parent = self._tree.directory(above, create=True)
+        if self._plain and path in self._whiteouts:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(WHITEOUT + name, dir_fd=parent)
         if entry.type == tar.DIRECTORY:
             self._directory(entry, path, name, parent)
             return
@@ -127,7 +138,10 @@ class Applier:
         parent = self._tree.directory(above, create=True)
         path = above + b"/" + hidden if above else hidden
         try:
-            os.mknod(hidden, stat.S_IFCHR, 0, dir_fd=parent)
+            if self._plain:
+                _leave(name, hidden, parent)
+            else:
+                os.mknod(hidden, stat.S_IFCHR, 0, dir_fd=parent)
             self._whiteouts.add(path)
         except FileExistsError:
             # Whiteouts hide lower layers only, so what this layer made stays; a directory must not merge with below.
@@ -135,6 +149,10 @@ class Applier:
                 self._set_opaque(self._tree.directory(path))
 
     def _set_opaque(self, fd: int) -> None:
+        if self._plain:
+            with contextlib.suppress(FileExistsError):
+                _leave(OPAQUE, OPAQUE, fd)
+            return
         os.setxattr(f"/proc/self/fd/{fd}", f"{self._owner.xattr}.overlay.opaque", b"y")
 
     def _directory(self, entry: tar.Entry, path: bytes, name: bytes, parent: int) -> None:
@@ -152,7 +170,7 @@ class Applier:
         target = self._tree.directory(path)
         via = f"/proc/self/fd/{target}"  # O_PATH descriptors take no fchmod; this magic link is ours, not the image's
         self._chown(via, entry)
-        os.chmod(via, entry.mode)
+        os.chmod(via, entry.mode | self._opened[1])
         self._set_xattrs(via, entry)
 
     def _regular(self, entry: tar.Entry, name: bytes, parent: int, reader: tar.Reader) -> None:
@@ -167,7 +185,7 @@ class Applier:
                 _write_sparse(fd, entry, reader)
             self.size += entry.size
             self._chown(fd, entry)
-            os.chmod(fd, entry.mode)
+            os.chmod(fd, entry.mode | self._opened[0])
             self._set_xattrs(fd, entry)
             os.utime(fd, ns=(entry.mtime, entry.mtime))
         finally:
@@ -217,7 +235,7 @@ class Applier:
         if self._owner.chown:
             os.chown(name, entry.uid, entry.gid, dir_fd=parent, follow_symlinks=False)
         if entry.type != tar.SYMLINK:
-            os.chmod(name, entry.mode, dir_fd=parent)
+            os.chmod(name, entry.mode | self._opened[0], dir_fd=parent)
         os.utime(name, ns=(entry.mtime, entry.mtime), dir_fd=parent, follow_symlinks=False)
 
     def _chown(self, file: int | str, entry: tar.Entry) -> None:
@@ -256,6 +274,17 @@ def clean(name: bytes) -> bytes:
     if len(path) >= MAX_PATH:
         raise UnpackError(f"entry {_shown(name)} has a path of over {MAX_PATH - 1} bytes")
     return b"" if path == b"." else path
+
+
+def _leave(name: bytes, hidden: bytes, parent: int) -> None:
+    """Keep a plain whiteout of `hidden`. FileExistsError where that came in this layer too."""
+    try:
+        os.stat(hidden, dir_fd=parent, follow_symlinks=False)
+    except FileNotFoundError:
+        flags = os.O_CREAT | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+        os.close(os.open(name, flags, 0o600, dir_fd=parent))
+    else:
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), hidden)
 
 
 def _write(fd: int, piece: memoryview) -> None:

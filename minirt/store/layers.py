@@ -1,6 +1,7 @@
 """Unpacked layers: `layers/<form>/<DiffID>/`, complete or absent, shared by every image that names the DiffID.
 
-The *form* is what the same archive looks like for different rights: overlay's xattr namespace and the id mapping.
+The *form* is what the same archive looks like for different rights: overlay's xattr namespace, the id mapping, and
+how a whiteout looks.
 Beside each folder `<DiffID>.json` holds what unpacking found (bytes, entries, what was left out). Invariant: one
 process at a time works on a layer, under its lock; a folder is never changed after it got its name.
 """
@@ -29,11 +30,15 @@ _PIPE_SIZE = 1 << 20
 
 
 class Layers:
-    """`ids` None means layers are kept packed: this machine cannot hold their owners (see `Store.ids`)."""
+    """`ids` None means layers are kept packed: this machine cannot hold their owners (see `Store.ids`).
 
-    def __init__(self, root: Path, layout: Layout, ids: IdMapping | None) -> None:
-        self._root, self._layout, self.ids = root, layout, ids
-        self.folder = root / "layers" / (ids.form if ids else "packed")
+    `plain`: whiteouts stay the archive's own `.wh.` files, for where the kernel's overlay will not lie over them: any
+    file system holds those, while the kernel's marks (device 0:0, xattr) are refused on another overlay, say.
+    """
+
+    def __init__(self, root: Path, layout: Layout, ids: IdMapping | None, plain: bool = False) -> None:
+        self._root, self._layout, self.ids, self._plain = root, layout, ids, plain
+        self.folder = root / "layers" / (ids.form + ("-plain" if plain else "") if ids else "packed")
 
     def path(self, diff_id: Digest) -> Path:
         """The layer's folder, an overlayfs lower."""
@@ -84,7 +89,7 @@ class Layers:
                 }
                 self._layout.blob(layer.digest).parent.mkdir(exist_ok=True)
                 if not self.ready(diff_id):
-                    job |= {"diff_id": diff_id, "layer": str(self.path(diff_id))}
+                    job |= {"diff_id": diff_id, "layer": str(self.path(diff_id)), "plain": self._plain}
                 have = layer.size if self._layout.has(layer.digest) else self.received(layer)
                 if have < layer.size and feed is None:
                     raise errors.NotFound(f"layer {layer.digest.short} is not in the store: pull the image again")

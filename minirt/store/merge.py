@@ -1,6 +1,7 @@
 """The copy fallback: overlay-form layers merged into one plain tree, where the kernel refuses overlayfs.
 
 Does in files what the mount would show: a whiteout removes, an opaque directory empties, everything else replaces.
+It takes whiteouts in both forms: the kernel's (device 0:0, xattr) and the plain one (the archive's own `.wh.` files).
 Costs the image's size again for each container, so it is a step down that the user is told of.
 """
 
@@ -15,6 +16,8 @@ from pathlib import Path
 
 from minirt.store.tree import remove
 
+_WHITEOUT, _OPAQUE = b".wh.", b".wh..wh..opq"
+
 
 def merge(layers: list[Path], target: Path, prefix: str) -> None:
     """Copy `layers` (base first) onto the directory `target`; `prefix` is the namespace of overlay's xattrs."""
@@ -23,7 +26,12 @@ def merge(layers: list[Path], target: Path, prefix: str) -> None:
 
 
 def _merge(source: bytes, target: bytes, ours: str, links: dict[int, bytes]) -> None:
-    for name in sorted(os.listdir(source)):
+    names = sorted(os.listdir(source))
+    for name in [name for name in names if name.startswith(_WHITEOUT)]:
+        names.remove(name)
+        if name != _OPAQUE:
+            remove(os.path.join(target, name[len(_WHITEOUT) :]))
+    for name in names:
         old, new = os.path.join(source, name), os.path.join(target, name)
         status = os.lstat(old)
         if stat.S_ISCHR(status.st_mode) and status.st_rdev == 0:
@@ -91,6 +99,8 @@ def _is_directory(path: bytes) -> bool:
 
 
 def _opaque(path: bytes, ours: str) -> bool:
+    if os.path.lexists(os.path.join(path, _OPAQUE)):
+        return True
     try:
         return os.getxattr(path, ours + "opaque") == b"y"
     except OSError:

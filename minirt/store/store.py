@@ -106,28 +106,31 @@ class Store:
             if known.get("key") == key:
                 return known
         ids = detect()
-        overlay = {"works": False, "reason": "user namespaces are refused"}
-        if ids is not None:
+        overlay: dict[str, Any] = {"works": False, "reason": "this machine refuses namespaces"}
+        fuse = False
+        if ids is not None and not ids.faked:
             with self.using():
-                overlay = self._try_overlay(ids)
+                overlay = self._try(ids, "try-overlay")
+                fuse = not overlay["works"] and self._try(ids, "try-fuse-overlayfs")["works"]
         found = {
             "key": key,
             "ids": ids.to_json() if ids else None,
             "overlay": overlay["works"],
             "reason": overlay["reason"],
+            "fuse": fuse,
         }
         if overlay["works"]:
             with self.using():
                 write_atomic(record, json.dumps(found).encode())
         return found
 
-    def _try_overlay(self, ids: IdMapping) -> dict[str, Any]:
+    def _try(self, ids: IdMapping, action: str) -> dict[str, Any]:
         try:
             trial = tempfile.mkdtemp(prefix=".trial-", dir=self.root)
         except OSError as error:  # read-only or full: what is there can still be looked at
             return {"works": False, "reason": error.strerror}
         try:
-            return work({"action": "try-overlay", "path": trial}, ids)
+            return work({"action": action, "path": trial}, ids)
         finally:
             work({"action": "remove", "paths": [trial]}, ids)
 
@@ -142,9 +145,15 @@ class Store:
         """Does overlayfs work on this store's file system, and if not, what the kernel said."""
         return self._rights["overlay"], self._rights["reason"]
 
+    @property
+    def driver(self) -> str:
+        """What a container's disk is made of: overlay, fuse-overlayfs or copy, the first that works."""
+        rights = self._rights
+        return "overlay" if rights["overlay"] else "fuse-overlayfs" if rights.get("fuse") else "copy"
+
     @cached_property
     def layers(self) -> Layers:
-        return Layers(self.root, self.layout, self.ids)
+        return Layers(self.root, self.layout, self.ids, plain=self.driver != "overlay")
 
     def using(self) -> contextlib.AbstractContextManager[int | None]:
         """Hold while looking content up and starting to depend on it."""

@@ -152,7 +152,8 @@ def _apply(job: dict[str, Any], aside: Path, source: _Verified, ids: IdMapping) 
         return chunk
 
     root = not ids.rootless
-    applier = Applier(aside, Owner(chown=not ids.single, mknod=root, xattr="trusted" if root else "user"), limits)
+    form = "plain" if job.get("plain") else "trusted" if root else "user"
+    applier = Applier(aside, Owner(not ids.single, mknod=root, xattr=form, closed=not ids.faked), limits)
     problem = _apply_or_blame(applier, hashed)
     if problem:
         # A damaged download and a hostile archive look alike from here; the digest tells them apart.
@@ -238,10 +239,36 @@ def _try_overlay(job: dict[str, Any], ids: IdMapping) -> dict[str, Any]:
     return {"works": True, "reason": ""}
 
 
+def _try_fuse_overlayfs(job: dict[str, Any], ids: IdMapping) -> dict[str, Any]:
+    """The same for fuse-overlayfs, a program that does in user space what the kernel refuses."""
+    import shutil
+    import subprocess
+
+    folder, program = Path(job["path"]), shutil.which("fuse-overlayfs")
+    if program is None:
+        return {"works": False, "reason": "not installed"}
+    for name in ("lower", "upper", "work", "merged"):
+        (folder / name).mkdir()
+    linux.unshare(linux.CLONE_NEWNS)
+    linux.mount(None, "/", None, linux.MS_REC | linux.MS_PRIVATE)
+    words = [program, "-o", "lowerdir=lower,upperdir=upper,workdir=work", "merged"]
+    trial = subprocess.run(words, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    if trial.returncode:
+        return {"works": False, "reason": trial.stderr.strip()[-200:]}
+    try:
+        (folder / "merged/file").touch()
+    except OSError as error:
+        return {"works": False, "reason": str(error.strerror)}
+    finally:
+        linux.umount(str(folder / "merged"))
+    return {"works": True, "reason": ""}
+
+
 _ACTIONS: dict[str, Callable[[dict[str, Any], IdMapping], dict[str, Any]]] = {
     "unpack": _unpack,
     "remove": _remove,
     "measure": _measure,
     "copy": _copy,
     "try-overlay": _try_overlay,
+    "try-fuse-overlayfs": _try_fuse_overlayfs,
 }
