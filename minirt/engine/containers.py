@@ -21,7 +21,7 @@ from minirt.engine.filters import matches
 from minirt.engine.images import epoch
 from minirt.engine.joining import connect
 from minirt.engine.naming import random_name
-from minirt.engine.settings import settle
+from minirt.engine.settings import driven, settle
 from minirt.errors import Conflict, InvalidInput, MinirtError, NotFound, StartError, Unsupported
 from minirt.image.platform import Platform
 from minirt.runtime import container as runtime
@@ -77,7 +77,6 @@ class Containers:
                     body, missing = faked.adapt(body)
                     warnings += missing
                 settled = settle(body, image.config, identity, ids, lambda name: str(self._find(name)["Id"]))
-                warnings += settled.warnings
                 record = {
                     "Id": identity,
                     "Name": name,
@@ -106,7 +105,7 @@ class Containers:
                 self._store.remove_folder(folder, ids)
                 raise
         trace.publish("container", "create", id=identity, name=name, image=asked)
-        return {"Id": identity, "Warnings": warnings}
+        return {"Id": identity, "Warnings": warnings + settled.warnings}
 
     def _image(self, asked: str, platform: str | None) -> tuple[Image, list[str]]:
         """The image to use, its layers unpacked, and warnings. Raises NotFound, so that the client pulls."""
@@ -140,7 +139,8 @@ class Containers:
         folder = self._folder(record)
         try:
             connect(folder, lambda name: self._folder(self._find(name)))
-            pid = runtime.start(folder, IdMapping.from_json(record["ids"]), stdin, stdout, stderr)
+            options = driven(record["HostConfig"], self._store.root)
+            pid = runtime.start(folder, IdMapping.from_json(record["ids"]), stdin, stdout, stderr, **options)
         except Conflict:  # it runs already
             return
         except StartError as error:

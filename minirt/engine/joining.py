@@ -1,10 +1,10 @@
 """Namespaces of another container (`--pid container:NAME`): found when a container starts, for then they have a place.
 
 The bundle's join.json says whose; here they become paths in config.json, new ones at every start. A user namespace
-goes with the first of them: it owns the others, so only its members may join them. With the IPC namespace goes the
-other's /dev/shm: a bind whose source, /proc/PID/root/dev/shm, lies in that container's mount namespace, so a runtime
-has to take it from there (setns, open_tree). Sources: moby daemon/oci_linux.go WithNamespaces, setns(2), open_tree(2).
-Taught in chapter 07.
+goes with the first of them: it owns the others, so only its members may join them. With the network go the names in it
+(resolv.conf, hosts). With the IPC namespace goes /dev/shm: a bind whose source, /proc/PID/root/dev/shm, lies in the
+other's mount namespace, so a runtime has to take it from there (setns, open_tree).
+Sources: moby daemon/oci_linux.go WithNamespaces, setns(2), open_tree(2). Taught in chapter 07.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ def connect(folder: Path, find: Callable[[str], Path]) -> None:
     paths: dict[str, str] = {}
     for kind, name in join.items():
         try:
-            status = container.status(find(name))
+            other = find(name)
+            status = container.status(other)
         except NotFound as error:
             raise StartError(str(error)) from error
         if status.state != "running":
@@ -41,6 +42,9 @@ def connect(folder: Path, find: Callable[[str], Path]) -> None:
         paths.setdefault("user", f"/proc/{status.pid}/ns/user")
         if kind == "ipc":
             _share_memory(config, status.pid)
+        if kind == "network":
+            for file in ("resolv.conf", "hosts", "hostname"):
+                (folder / file).write_bytes((other / file).read_bytes())
     for namespace in config["linux"]["namespaces"]:
         if namespace["type"] in paths:
             namespace["path"] = paths[namespace["type"]]

@@ -60,8 +60,6 @@ def check(body: dict[str, Any], host: dict[str, Any]) -> None:
         raise Unsupported("log drivers and their options are not supported: `minirt logs` reads what the command wrote")
     if re.fullmatch("container:?", host.get("NetworkMode") or ""):
         raise InvalidInput("Invalid network mode: invalid container format container:<name|id>")
-    if (runtime := host.get("Runtime")) not in (None, "", "minirt"):
-        raise Unsupported(f"runtime {runtime[:80]!r} is not supported yet: use minirt")
     test = (body.get("Healthcheck") or {}).get("Test")
     if test and test != ["NONE"]:
         raise Unsupported("health checks are not supported")

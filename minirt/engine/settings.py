@@ -11,6 +11,7 @@ import re
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from minirt.engine import limits
@@ -48,14 +49,26 @@ def settle(
     """
     host = dict(body.get("HostConfig") or {})
     check(body, host)
+    driven(host, Path())
     warnings = limits.adapt(host)
     for key in "NetworkMode", "PidMode", "IpcMode", "UTSMode":
         host[key] = _by_id(str(host.get(key) or ""), find)
     config = _config(body, host, image, identity)
     options, rootfs = _options(config, host, identity, ids, warnings)
-    if options.network == "host" and (host.get("PortBindings") or host.get("PublishAllPorts")):
-        warnings.append("Published ports are discarded when using host network mode")
     return Settled(config, host, options, rootfs, warnings)
+
+
+def driven(host: dict[str, Any], root: Path) -> dict[str, Any]:
+    """Options of a start: `runtime`, another OCI runtime's program (None: ours), `cache`, where ours keeps filters.
+
+    Raises InvalidInput for a runtime that is not there.
+    """
+    name, program = host.get("Runtime"), None
+    if name and name != "minirt":
+        from minirt.runtime import external
+
+        program = external.find(str(name))
+    return {"runtime": program, "cache": str(root / "seccomp")}
 
 
 def _by_id(mode: str, find: Callable[[str], str] | None) -> str:
@@ -181,7 +194,7 @@ def _options(
         cwd=config["WorkingDir"],
         hostname=config["Hostname"],
         domainname=config["Domainname"],
-        network=_network(host["NetworkMode"]),
+        **_network(config, host, ids, warnings),
         terminal=config["Tty"],
         groups=tuple(host.get("GroupAdd") or ()),
         privileged=privileged,
@@ -215,15 +228,27 @@ def _parent(path: str) -> str:
     return f"/{inside}" if path.startswith("/") else inside
 
 
-def _network(mode: str) -> str:
-    """Which network: until there are others, `none` is the default."""
-    if mode in ("", "default"):
-        return "none"
-    if mode == "bridge":
-        raise Unsupported("network 'bridge' is not supported yet: use none or host")
-    if mode not in ("none", "host") and not mode.startswith("container:"):
-        raise Unsupported(f"network {mode[:80]!r} not found: user-defined networks are not supported, use none or host")
-    return mode.partition(":")[0]
+def _network(config: dict[str, Any], host: dict[str, Any], ids: IdMapping, warnings: list[str]) -> dict[str, Any]:
+    """ContainerOptions' part about the network; HostConfig says from now on which it is."""
+    from minirt.runtime import network
+    from minirt.runtime.network import ports
+
+    exposed = tuple(config.get("ExposedPorts") or ())
+    published = ports.from_bindings(host.get("PortBindings"), exposed, bool(host.get("PublishAllPorts")))
+    asked = host["NetworkMode"]
+    mode, warning = network.choose(asked, ids, bool(published))
+    host["NetworkMode"] = mode
+    # A plain user's default is what there is: pasta, else slirp4netns, else none. `doctor` says what is missing.
+    if warning and not (asked in ("", "default") and ids.rootless):
+        warnings.append(warning)
+    resolver = (tuple(host.get(key) or ()) for key in ("Dns", "DnsSearch", "DnsOptions"))
+    return {
+        "network": mode.partition(":")[0],
+        "publish": tuple(one.to_json() for one in published) if mode != "host" else (),
+        "exposed": exposed,
+        "resolver": tuple(resolver),
+        "extra_hosts": tuple(host.get("ExtraHosts") or ()),
+    }
 
 
 def _namespaces(host: dict[str, Any], privileged: bool) -> tuple[frozenset[str], dict[str, str]]:

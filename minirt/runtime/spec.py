@@ -32,28 +32,22 @@ MASKED = (
 )  # fmt: skip
 READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 SHM_SIZE = 64 << 20  # bytes
-NETWORKS = ("none", "host", "container")
+NETWORKS = ("none", "host", "container", "bridge", "pasta", "slirp4netns")
 SHARABLE = ("uts", "ipc", "pid", "cgroup", "network")
 _FILES = ("resolv.conf", "hostname", "hosts")
 # zero, null, urandom, random, tty, console may be opened, fuse not: of its own a runtime adds pts and ptmx
 _DEVICE_RULES = ((1, 5, True), (1, 3, True), (1, 9, True), (1, 8, True), (5, 0, True), (5, 1, True), (10, 229, False))
 _SYSCTLS = {"net.ipv4.ping_group_range": "0 2147483647", "net.ipv4.ip_unprivileged_port_start": "0"}
-_HOSTS = """127.0.0.1\tlocalhost
-::1\tlocalhost ip6-localhost ip6-loopback
-fe00::0\tip6-localnet
-ff00::0\tip6-mcastprefix
-ff02::1\tip6-allnodes
-ff02::2\tip6-allrouters
-"""
 
 
 @dataclass(frozen=True, eq=False, repr=False)  # without them half the time to import this
 class ContainerOptions:
     """What is to run, and how. Objects (mounts, devices, rules, rlimits, resources) are the runtime-spec's.
 
-    `network` is `host` or the kind of its own network; `env` is final (see `environment`). `shared` are the namespaces
-    (SHARABLE) it has in common with the machine, `join` those of another container, by its id. `ids` maps all our
-    processes, `remap` this container alone (root's), whose layers stay as they are on disk.
+    `env` is final (see `environment`). `network` is one of NETWORKS, `publish` (ports.Publish as JSON) and `exposed`
+    are its ports, `resolver` its name servers, search domains and options, `extra_hosts` lines for its hosts file.
+    `shared` are the namespaces (SHARABLE) it has in common with the machine, `join` those of another container, by its
+    id. `ids` maps all our processes, `remap` this container alone (root's), whose layers stay as they are on disk.
     `seccomp` is a policy, None for no filter, or "default". `device_rules` are added to docker's; None: no rules at
     all, for the devices cgroup is not ours to write.
     """
@@ -64,6 +58,10 @@ class ContainerOptions:
     hostname: str = ""
     domainname: str = ""
     network: str = "none"
+    publish: tuple[dict[str, Any], ...] = ()
+    exposed: tuple[str, ...] = ()
+    resolver: tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]] = ((), (), ())
+    extra_hosts: tuple[str, ...] = ()
     terminal: bool = False
     groups: tuple[str, ...] = ()
     privileged: bool = False
@@ -125,7 +123,7 @@ def generate(options: ContainerOptions) -> dict[str, Any]:
     if not options.args:
         raise InvalidInput("no command specified")
     if options.network not in NETWORKS:
-        raise InvalidInput(f"network {options.network} not found: use none or host")
+        raise InvalidInput(f"network {options.network} not found: use {', '.join(NETWORKS)}")
     cwd = options.cwd or "/"
     if not cwd.startswith("/"):
         raise InvalidInput(f"the working directory '{cwd}' is invalid, it needs to be an absolute path")
@@ -262,21 +260,19 @@ def _mounts(options: ContainerOptions) -> list[dict[str, Any]]:
 
 
 def write_bundle(folder: Path, options: ContainerOptions) -> None:
-    """Make the bundle in the container's folder: config.json, rootfs/, and the three files docker puts into /etc."""
+    """Make the bundle in the container's folder: config.json, rootfs/, the three files docker puts into /etc.
+
+    network.json is for who connects it, `runtime.network.attach`.
+    """
+    from minirt.runtime.network import names
+
     config = generate(options)
     (folder / "rootfs").mkdir(exist_ok=True)
-    resolver = Path("/etc/resolv.conf")
-    texts = {
-        "resolv.conf": resolver.read_bytes() if resolver.exists() else b"",
-        "hostname": f"{options.hostname}\n".encode(),
-        "hosts": (_HOSTS + (f"127.0.1.1\t{options.hostname}\n" if options.hostname else "")).encode(),
-    }
-    if options.network == "host" and Path("/etc/hosts").exists():
-        texts["hosts"] = Path("/etc/hosts").read_bytes()
-    for name, text in texts.items():
-        path = folder / name
-        path.write_bytes(text)
-        os.chmod(path, 0o644)  # the container's users read it, whatever our umask
+    names.write_files(folder, options.network, options.hostname, *options.resolver, options.extra_hosts)
+    if options.network not in ("none", "host"):
+        settings: dict[str, Any] = {"mode": options.network, "hostname": options.hostname}
+        settings |= {name: list(getattr(options, name)) for name in ("publish", "exposed", "extra_hosts")}
+        state.write_json(str(folder / "network.json"), settings)
     if options.groups:
         (folder / "groups").write_text("".join(f"{group}\n" for group in options.groups))
     if options.join:
