@@ -7,6 +7,7 @@ architecture; call numbers come from asm-generic and x86-64 tables. Taught in ch
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import struct
@@ -50,6 +51,8 @@ PR_CAPBSET_DROP, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 2
 PR_CAP_AMBIENT_RAISE, PR_CAP_AMBIENT_CLEAR_ALL = 2, 4
 
 SECCOMP_SET_MODE_FILTER = 1
+_PATH_MAX = 4096
+_TRIES = 256  # as many renames and mounts may spoil a look-up before it fails
 
 # name: (x86-64, asm-generic: arm64, riscv64, loongarch64)
 _NUMBERS = {
@@ -59,7 +62,7 @@ _NUMBERS = {
     "open_tree": (428, 428), "move_mount": (429, 429), "fsopen": (430, 430), "fsconfig": (431, 431),
     "fsmount": (432, 432), "close_range": (436, 436), "fstatfs": (138, 44),
     "mount_setattr": (442, 442), "utimensat": (280, 88), "bpf": (321, 280), "clone3": (435, 435),
-    "seccomp": (317, 277),
+    "seccomp": (317, 277), "getcwd": (79, 17),
 }  # fmt: skip
 
 
@@ -169,7 +172,20 @@ def file_system(fd: int) -> int:
 def openat2(dir_fd: int, path: str | bytes, flags: int, resolve: int, mode: int = 0) -> int:
     """Open `path` under `dir_fd` with kernel-enforced limits on how it resolves, openat2(2)."""
     how = struct.pack("=QQQ", flags | os.O_CLOEXEC, mode, resolve)
+    for _ in range(_TRIES):
+        with contextlib.suppress(BlockingIOError):  # EAGAIN: any rename or mount meanwhile may spoil a `..`
+            return _call("openat2", c_int(dir_fd), _path(path), c_char_p(how), c_size_t(24), path=path)
     return _call("openat2", c_int(dir_fd), _path(path), c_char_p(how), c_size_t(24), path=path)
+
+
+def getcwd() -> bytes:
+    """The working directory, getcwd(2): the kernel's own word, which begins with `(unreachable)` outside of our root.
+
+    os.getcwd has the C library look for another answer then: one that a root with the same inode makes look right.
+    """
+    room = create_string_buffer(_PATH_MAX)
+    length = _call("getcwd", room, c_size_t(_PATH_MAX))
+    return room.raw[: length - 1]
 
 
 def open_tree(dir_fd: int, path: str | bytes, flags: int) -> int:

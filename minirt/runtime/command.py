@@ -1,6 +1,7 @@
 """`minirt-oci`: our runtime as docker, podman and containerd call one, word for word what runc and crun take.
 
-As root it runs from a sealed copy of the interpreter, so that no container can write to the machine's (CVE-2019-5736).
+It runs from a sealed copy of the interpreter, so that no container can write to the machine's, nor to the user's own
+(CVE-2019-5736).
 Errors are one line on stderr and, where the caller asks, one object in its log: docker reads its messages there.
 Sources: runc(8) and its sub-pages, crun(1). Taught in chapter 08.
 """
@@ -45,9 +46,8 @@ verbs: {" ".join(VERBS)}
 
 
 def entry() -> int:
-    """The installed command: start again without site packages, as root from a sealed copy of the interpreter."""
-    words = child.command("minirt.runtime.command", *sys.argv[1:])
-    os.execve(words[0] if os.geteuid() else child.sealed_interpreter(), words, os.environ)
+    """The installed command: start again without site packages, from a sealed copy of the interpreter."""
+    os.execve(child.sealed_interpreter(), child.command("minirt.runtime.command", *sys.argv[1:]), os.environ)
 
 
 def main(*arguments: str) -> int:

@@ -65,6 +65,7 @@ def _make(device: dict[str, Any], name: str, folder: int) -> None:
         found = os.stat(name, dir_fd=folder, follow_symlinks=False)
         if (stat.S_IFMT(found.st_mode), found.st_rdev) != (kind, number):
             raise
+        return  # whose it is stays: in a folder of the machine's it is the machine's own
     os.chown(name, device.get("uid") or 0, device.get("gid") or 0, dir_fd=folder, follow_symlinks=False)
 
 

@@ -14,19 +14,19 @@ from minirt.runtime.process import Process
 
 
 class Exec(Process):
-    STEPS = ("session", "seal", "inside", "streams", "label", "limits", "privileges", "wait", "command")
+    STEPS = ("session", "inside", "streams", "label", "limits", "privileges", "wait", "command")
 
     def inside(self) -> None:
         root = mounts.Root("/")
         self.resolve(root)
-        os.close(root.fd)
         cwd = self.process["cwd"]
         try:
-            self.cwd = os.open(cwd, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            self.cwd = root.open(cwd, os.O_PATH | os.O_DIRECTORY)  # no descriptor of ours by /proc/self/fd, either
         except OSError as error:
             raise StartError(
                 f'chdir to cwd ("{cwd}") set in config.json failed: {(error.strerror or "").lower()}'
             ) from error
+        os.close(root.fd)
 
     def wait(self) -> None:
         """The parent writes down that we exist; then its line closes with the command's start."""

@@ -16,7 +16,7 @@ from typing import Any
 from minirt import linux
 from minirt.errors import InvalidInput, StartError
 from minirt.runtime import devices, mounts, terminal
-from minirt.runtime.namespaces import Sync
+from minirt.runtime.namespaces import Sync, seal
 from minirt.runtime.process import Process
 
 START = b"start"
@@ -140,7 +140,7 @@ class Init(Process):
 
     def pivot(self) -> None:
         """Make the rootfs `/` and let go of the machine's file system; then see that we really stand inside."""
-        self.seal()
+        seal()
         os.fchdir(self.root.fd)
         if self.pivots:
             machine = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)

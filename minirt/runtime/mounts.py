@@ -231,7 +231,8 @@ def _copy_up(source: int, target: int) -> None:
             for fd in inner:
                 os.close(fd)
         elif stat.S_ISREG(entry.st_mode):
-            reading = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=source)
+            # Not to wait at a pipe, if somebody who shares the folder puts one there right now.
+            reading = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=source)
             writing = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=target)
             while os.sendfile(writing, reading, None, 1 << 30):
                 pass
@@ -339,7 +340,8 @@ def mask(root: Root, path: str) -> None:
         attach(detached("tmpfs", "tmpfs", ["nr_blocks=1", "nr_inodes=1"], linux.MOUNT_ATTR_RDONLY), fd)
         return
     null = root.open("/dev/null", links=False)
-    if os.fstat(null).st_rdev != os.makedev(1, 3):
+    entry = os.fstat(null)
+    if not stat.S_ISCHR(entry.st_mode) or entry.st_rdev != os.makedev(1, 3):
         raise StartError("/dev/null is not the null device: refused (CVE-2025-31133)")
     tree = linux.open_tree(null, "", linux.OPEN_TREE_CLONE | linux.OPEN_TREE_CLOEXEC | linux.AT_EMPTY_PATH)
     os.close(null)

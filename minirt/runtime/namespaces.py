@@ -18,6 +18,7 @@ import json
 import os
 import signal
 import socket
+import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -166,15 +167,24 @@ def _middle(
 
 
 def _enter_namespaces(line: Sync, namespaces: list[dict[str, Any]]) -> None:
-    """Join those with a path, make the others. The user namespace decides what the rest is allowed."""
+    """Join those with a path, make the others. The user namespace decides what the rest is allowed.
+
+    Who is in a joined one already may see us and our child from now on: by then nobody may look into us (not dumpable,
+    CVE-2016-9962), and where the files are theirs nothing is loaded any more.
+    """
     joined = {
         entry["type"]: os.open(entry["path"], os.O_RDONLY | os.O_CLOEXEC) for entry in namespaces if entry.get("path")
     }
     kinds = [entry["type"] for entry in namespaces]
     user = joined.pop("user", None)
+    if "mount" in joined:
+        seal()
     if user is not None and _same(user, "user"):
         os.close(user)  # setns(2) refuses to join what one is in
         user, kinds = None, [kind for kind in kinds if kind != "user"]
+    making = user is None and "user" in kinds
+    if not making:
+        linux.prctl(linux.PR_SET_DUMPABLE, 0)
     later = {}
     for kind, fd in joined.items():
         try:
@@ -185,7 +195,7 @@ def _enter_namespaces(line: Sync, namespaces: list[dict[str, Any]]) -> None:
             later[kind] = fd
     if user is not None:
         linux.setns(user, linux.CLONE_NEWUSER)
-    elif "user" in kinds:
+    elif making:
         linux.unshare(linux.CLONE_NEWUSER)
         line.send({"map": True})
         if line.receive() is None:
@@ -193,9 +203,16 @@ def _enter_namespaces(line: Sync, namespaces: list[dict[str, Any]]) -> None:
     if "user" in kinds:
         os.setresgid(0, 0, 0)
         os.setresuid(0, 0, 0)
+    linux.prctl(linux.PR_SET_DUMPABLE, 0)  # not before the parent has mapped us: it may not touch who is not
     for kind, fd in later.items():
         linux.setns(fd, FLAGS[kind])
     linux.unshare(sum(FLAGS[kind] for kind in kinds if kind != "user" and kind not in joined))
+
+
+def seal() -> None:
+    """From here on the files are the container's: load nothing more."""
+    sys.path.clear()
+    sys.meta_path.clear()
 
 
 def _same(fd: int, kind: str) -> bool:

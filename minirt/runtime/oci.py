@@ -26,6 +26,7 @@ from minirt.runtime.control import Place
 from minirt.runtime.exec import Exec
 from minirt.runtime.init import START, Init
 from minirt.runtime.namespaces import Sync
+from minirt.runtime.process import Process
 from minirt.userns import IdMapping
 
 VERSION = "1.0.2"
@@ -118,7 +119,7 @@ class Container:
         filter_ = self._filter(config_["linux"].get("seccomp"))
         os.makedirs(os.path.dirname(self.folder), mode=0o711, exist_ok=True)
         try:
-            os.mkdir(self.folder, 0o711)
+            os.mkdir(self.folder, 0o700)
         except FileExistsError:
             raise Conflict(f"container with given ID already exists: {self.id}") from None
         known: dict[str, Any] = {
@@ -136,7 +137,7 @@ class Container:
                 filter=filter_, preserve=preserve, pivots=pivots, keyring=keyring,
             )  # fmt: skip
             limits = config_["linux"].get("resources") or {}
-            options: dict[str, Any] = {"enter": lambda: prepare.score(process)}
+            options: dict[str, Any] = {"enter": lambda: _enter(init)}
             if group and group.unit:  # a scope of systemd's begins with a process
                 options["admit"] = lambda pid: group.create(limits, state.machine_number(pid))
             elif group:
@@ -278,8 +279,7 @@ class Container:
         body = Exec(process, streams=streams, console=console, filter=filter_, preserve=preserve)
         wanted = namespaces.of(known["init"]["pid"], kinds)
         fork = group.fork if group else os.fork
-        enter = lambda: prepare.score(process)  # noqa: E731
-        pid, pidfd, line = namespaces.spawn(wanted, IdMapping(), body.run, fork=fork, enter=enter)
+        pid, pidfd, line = namespaces.spawn(wanted, IdMapping(), body.run, fork=fork, enter=lambda: _enter(body))
         try:
             line.send({"go": True})
             _stands_still(line, pid, process)
@@ -361,6 +361,12 @@ def containers(root: str) -> list[str]:
         return sorted(name for name in os.listdir(root) if os.path.exists(os.path.join(root, name, "state.json")))
     except FileNotFoundError:
         return []
+
+
+def _enter(process: Process) -> None:
+    """The last that is done from outside, by the one who will make or join the namespaces."""
+    prepare.score(process.process)
+    process.keep()
 
 
 def _stands_still(line: Sync, pid: int, process: dict[str, Any]) -> None:

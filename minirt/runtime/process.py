@@ -14,7 +14,6 @@ import fcntl
 import os
 import signal
 import stat
-import sys
 from typing import Any, NoReturn
 
 from minirt import linux
@@ -49,8 +48,12 @@ class Process:
         self.filter, self._streams, self._keyring = filter, streams, keyring
         self.who = spec.get("user") or {}
         self.env = dict(entry.split("=", 1) for entry in spec.get("env") or () if "=" in entry)
-        self.cwd = -1
+        self.cwd = self.proc = -1
         self.program = ""
+
+    def keep(self) -> None:
+        """Before we see anything of the container's: the machine's /proc, for what must be read or written there."""
+        self.proc = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
     def run(self, line: Sync) -> NoReturn:
         """Do all steps; the last one becomes the command. What fails is told on `line`."""
@@ -83,11 +86,6 @@ class Process:
             if error.errno not in (errno.ENOSYS, errno.EPERM):  # no keyrings here: none to share either
                 raise
 
-    def seal(self) -> None:
-        """From here on the files are the container's: load nothing more."""
-        sys.path.clear()
-        sys.meta_path.clear()
-
     def resolve(self, root: mounts.Root) -> None:
         """What only the container's files can tell: HOME."""
         if not self.env.get("HOME"):
@@ -99,16 +97,14 @@ class Process:
         if not profile:
             return
         try:
-            proc = mounts.detached("proc", "proc", [])  # ours: what stands at /proc may be the container's doing
-            path = next(path for path in _APPARMOR if _is_there(path, proc))
-            fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC, dir_fd=proc)
+            path = next(path for path in _APPARMOR if _is_there(path, self.proc))
+            fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC, dir_fd=self.proc)
             os.write(fd, f"exec {profile}".encode())
         except StopIteration:
             raise StartError(f"AppArmor profile {profile}: this machine has no AppArmor") from None
         except OSError as error:
             raise StartError(f"AppArmor profile {profile}: {error.strerror}") from error
         os.close(fd)
-        os.close(proc)
 
     def streams(self) -> None:
         """A terminal of the container's own, or the given descriptors, which then belong to the user: docker's do."""
@@ -117,9 +113,9 @@ class Process:
             terminal.open_inside(self.console_socket, self.process.get("consoleSize"), self.who.get("uid", 0))
             return
         own = _own_null()
-        given = [own if fd is None or (own is not None and _is_null(fd)) else fd for fd in self._streams]
-        if given[0] is None:
-            raise StartError("the container's /dev/null is not the null device: no input can be given")
+        given = [own if fd is None or _is_null(fd) else fd for fd in self._streams]
+        if None in given:
+            raise StartError("/dev/null of the container is not the null device: refused")
         moved = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10 + self.preserve) for fd in given if fd is not None]
         for number, fd in enumerate(moved):
             os.dup2(fd, number)
@@ -151,20 +147,23 @@ class Process:
         capabilities.bound(sets)
         linux.prctl(linux.PR_SET_KEEPCAPS, 1)
         uid, gid, groups = who.get("uid", 0), who.get("gid", 0), who.get("additionalGids") or []
-        if _may_set_groups():
+        if self._may_set_groups():
             os.setgroups(groups)
         elif set(groups) - {gid}:
             raise StartError("supplementary groups cannot be set here: this user namespace denies it")
+        os.close(self.proc)
         os.setresgid(gid, gid, gid)
         os.setresuid(uid, uid, uid)
         linux.prctl(linux.PR_SET_KEEPCAPS, 0)
         linux.prctl(linux.PR_SET_DUMPABLE, 0)
         capabilities.apply(sets)
+        if (os.getresuid(), os.getresgid()) != ((uid,) * 3, (gid,) * 3):  # a filter may turn a call into nothing
+            raise StartError(f"the process did not become user {uid}:{gid}: the seccomp policy does not let it")
         if strict:
             linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
         os.umask(who.get("umask", 0o022))
         try:
-            inside = os.getcwd().startswith("/")
+            inside = linux.getcwd().startswith(b"/")
         except FileNotFoundError:
             inside = False
         if not inside:
@@ -172,6 +171,14 @@ class Process:
         self.program = find(self.process["args"][0], self.env.get("PATH", ""))
         if not os.access(self.program, os.X_OK):
             raise StartError(f"exec {self.program}: permission denied", 126)
+
+    def _may_set_groups(self) -> bool:
+        """A user namespace that a plain user mapped alone denies it, user_namespaces(7)."""
+        fd = os.open("self/setgroups", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.proc)
+        try:
+            return os.read(fd, 16).strip() != b"deny"
+        finally:
+            os.close(fd)
 
     def command(self) -> NoReturn:
         """Become the command."""
@@ -199,7 +206,8 @@ def _own_null() -> int | None:
 
 
 def _is_null(fd: int) -> bool:
-    return os.fstat(fd).st_rdev == _NULL
+    entry = os.fstat(fd)
+    return stat.S_ISCHR(entry.st_mode) and entry.st_rdev == _NULL
 
 
 def _is_there(path: str, folder: int) -> bool:
@@ -208,15 +216,6 @@ def _is_there(path: str, folder: int) -> bool:
     except OSError:
         return False
     return True
-
-
-def _may_set_groups() -> bool:
-    """A user namespace that a plain user mapped alone denies it, user_namespaces(7)."""
-    try:
-        with open("/proc/self/setgroups", encoding="ascii") as file:
-            return file.read().strip() != "deny"
-    except OSError:
-        return True
 
 
 def find(name: str, path: str) -> str:

@@ -26,7 +26,7 @@ def now() -> str:
 
 def write_json(path: str, value: dict[str, Any]) -> None:
     """Replace the file as one step. Where `reserve` took the room before, this works on a full disk too."""
-    with open(os.open(path + ".new", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666), "w", encoding="utf-8") as file:
+    with open(os.open(path + ".new", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600), "w", encoding="utf-8") as file:
         json.dump(value, file, indent=1)
         file.truncate()
     os.rename(path + ".new", path)
