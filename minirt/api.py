@@ -87,6 +87,7 @@ def run(
         "WorkingDir": workdir or "",
         "User": user or "",
         "OpenStdin": stdin is not None,
+        "StdinOnce": stdin is not None,
         "HostConfig": {"NetworkMode": network, "AutoRemove": remove},
     }
     with Client(root, hub) as client, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:

@@ -21,6 +21,7 @@ from minirt.errors import InvalidInput, MinirtError, StoreError, Unsupported
 
 if TYPE_CHECKING:
     from minirt.engine import Engine
+    from minirt.runtime.control import Connection
 
 
 def default_root() -> Path:
@@ -128,17 +129,23 @@ class Client:
         """A new container; `Id` and `Warnings`. Raises NotFound where the image is not here: then pull it."""
         if sys.platform != "linux":
             raise Unsupported("containers run on Linux only: on Windows use WSL2, on macOS a Linux virtual machine")
-        if body.get("Tty"):
-            raise Unsupported("a terminal (-t) is not supported yet")
         with self._request("POST", "/containers/create", 201):
             return self._engine.containers.create(body, name, platform)
 
     def start(
-        self, container: str, stdin: int | None = None, stdout: int | None = None, stderr: int | None = None
+        self,
+        container: str,
+        stdin: int | None = None,
+        stdout: int | None = None,
+        stderr: int | None = None,
+        size: tuple[int, int] | None = None,
     ) -> None:
-        """Start it with these descriptors attached (None: not attached). Raises StartError."""
+        """Start it with these descriptors attached (None: not attached); `size` (width, height) of its terminal.
+
+        Raises StartError.
+        """
         with self._request("POST", f"/containers/{container}/start", 204):
-            self._engine.containers.start(container, stdin, stdout, stderr)
+            self._engine.containers.start(container, (stdin, stdout, stderr), size)
 
     def wait(self, container: str) -> int:
         """Its exit status, once it ended and all output is written."""
@@ -149,12 +156,10 @@ class Client:
         with self._request("POST", f"/containers/{container}/kill", 204):
             self._engine.containers.kill(container, signal)
 
-    def stop(self, container: str, timeout: float = 10) -> None:
-        """Ask it to end, and after `timeout` seconds end it."""
-        if timeout < 0:
-            raise InvalidInput("the time to stop cannot be negative")
+    def stop(self, container: str, timeout: float | None = None, signal: int | str | None = None) -> None:
+        """Ask it to end, and after `timeout` seconds end it (below 0: never). By default as it was created to."""
         with self._request("POST", f"/containers/{container}/stop", 204):
-            self._engine.containers.stop(container, timeout)
+            self._engine.containers.stop(container, timeout, signal)
 
     def remove(self, container: str, force: bool = False) -> None:
         with self._request("DELETE", f"/containers/{container}", 204):
@@ -178,6 +183,68 @@ class Client:
         """What it wrote, as ("stdout" | "stderr", bytes)."""
         with self._request("GET", f"/containers/{container}/logs"):
             yield from self._engine.containers.logs(container)
+
+    # what runs in them
+
+    def attach(
+        self, container: str, stdin: int | None = None, stdout: int | None = None, stderr: int | None = None
+    ) -> Connection:
+        """Join our descriptors to it. The connection's `wait` gives `{"exit_code"}`; closing it detaches."""
+        with self._request("POST", f"/containers/{container}/attach"):
+            return self._engine.processes.attach(container, (stdin, stdout, stderr))
+
+    def resize(self, container: str, width: int, height: int) -> None:
+        """Tell its terminal its size, in characters."""
+        with self._request("POST", f"/containers/{container}/resize?w={width}&h={height}"):
+            self._engine.processes.resize(container, width, height)
+
+    def create_exec(self, container: str, body: dict[str, Any]) -> str:
+        """The id of one more process, yet to be started, in a running container."""
+        with self._request("POST", f"/containers/{container}/exec", 201):
+            return str(self._engine.processes.create_exec(container, body)["Id"])
+
+    def start_exec(
+        self,
+        exec: str,
+        stdin: int | None = None,
+        stdout: int | None = None,
+        stderr: int | None = None,
+        size: tuple[int, int] | None = None,
+    ) -> Connection:
+        """Start it with these descriptors; a connection as of `attach`. Raises StartError."""
+        with self._request("POST", f"/exec/{exec}/start"):
+            return self._engine.processes.start_exec(exec, (stdin, stdout, stderr), size)
+
+    def inspect_exec(self, exec: str) -> dict[str, Any]:
+        with self._request("GET", f"/exec/{exec}/json"):
+            return self._engine.processes.inspect_exec(exec)
+
+    def resize_exec(self, exec: str, width: int, height: int) -> None:
+        with self._request("POST", f"/exec/{exec}/resize?w={width}&h={height}"):
+            self._engine.processes.resize_exec(exec, width, height)
+
+    def pause(self, container: str) -> None:
+        with self._request("POST", f"/containers/{container}/pause", 204):
+            self._engine.limits.pause(container)
+
+    def unpause(self, container: str) -> None:
+        with self._request("POST", f"/containers/{container}/unpause", 204):
+            self._engine.limits.unpause(container)
+
+    def update(self, container: str, body: dict[str, Any]) -> list[str]:
+        """Change its limits (HostConfig's fields), now and for its next starts; warnings."""
+        with self._request("POST", f"/containers/{container}/update"):
+            return list(self._engine.limits.update(container, body)["Warnings"])
+
+    def top(self, container: str, options: str = "-ef") -> dict[str, Any]:
+        """`Titles` and `Processes`, as this machine's ps prints them with these options."""
+        with self._request("GET", f"/containers/{container}/top"):
+            return self._engine.processes.top(container, options)
+
+    def stats(self, container: str, stream: bool = True) -> Iterator[dict[str, Any]]:
+        """What it uses, once a second; without `stream` once, after a second."""
+        with self._request("GET", f"/containers/{container}/stats"):
+            yield from self._engine.stats.stream(container, stream)
 
     # the system
 

@@ -21,22 +21,29 @@ BUG = 70  # EX_SOFTWARE of sysexits.h
 # verb: (module, what it does). A verb's `Command` is its module's variable of that name, a blank written as "_".
 VERBS = {
     "run": ("run", "Create a container from an image and run a command in it"),
+    "exec": ("exec", "Run one more command in a running container"),
     "ps": ("containers", "List containers"),
     "pull": ("images", "Download an image from a registry"),
     "images": ("images", "List images"),
     "version": ("system", "Show the versions of the client and of the engine"),
     "info": ("system", "Show what the engine is and has"),
+    "attach": ("attach", "Join our terminal or streams to a running container"),
     "history": ("images", "Show the steps an image was made in"),
     "inspect": ("inspect", "Show all that is known of images or containers, as JSON"),
     "kill": ("containers", "Send a signal to running containers"),
     "load": ("archive", "Load images from a tar archive"),
     "logs": ("containers", "Show what a container printed"),
+    "pause": ("running", "Hold containers still"),
     "rm": ("containers", "Remove containers"),
     "rmi": ("images", "Remove images"),
     "save": ("archive", "Write images to a tar archive"),
     "start": ("run", "Start containers that have stopped"),
+    "stats": ("stats", "Show what containers use, until interrupted"),
     "stop": ("containers", "Stop running containers"),
     "tag": ("images", "Give an image another name"),
+    "top": ("running", "Show the processes of a container"),
+    "unpause": ("running", "Let held containers go on"),
+    "update": ("running", "Change what containers may use"),
     "wait": ("containers", "Wait until containers stop, then print their exit status"),
     "system check": ("system", "Verify everything in the store"),
     "system df": ("system", "Show how much disk is used"),
@@ -45,9 +52,10 @@ VERBS = {
     "hub": ("course", "Serve the embedded registry until interrupted"),
     "lab": ("course", "Open the course in JupyterLab"),
 }
+_CONTAINER_VERBS = "attach exec kill logs pause ps rm run start stats stop top unpause update wait"
 ALIASES = {
     **{f"image {name}": [name] for name in ("history", "load", "pull", "save", "tag")},
-    **{f"container {name}": [name] for name in ("kill", "logs", "ps", "rm", "run", "start", "stop", "wait")},
+    **{f"container {name}": [name] for name in _CONTAINER_VERBS.split()},
     **{f"image {name}": ["images"] for name in ("ls", "list")},
     **{f"image {name}": ["rmi"] for name in ("rm", "remove")},
     **{f"container {name}": ["ps"] for name in ("ls", "list")},
@@ -57,7 +65,7 @@ ALIASES = {
     "system info": ["info"],
 }
 GROUPS = {"image": "Manage images", "container": "Manage containers", "system": "Manage minirt's disk"}
-COMMON = ("run", "ps", "pull", "images", "version", "info")
+COMMON = ("run", "exec", "ps", "pull", "images", "version", "info")
 OURS = ("doctor", "hub", "lab")
 
 

@@ -84,14 +84,16 @@ def logs(console: Console, values: Values, arguments: list[str]) -> None:
 @command(
     "CONTAINER [CONTAINER...]",
     """
-    -t, --timeout int   Seconds to wait before SIGKILL (10 when not given)
+    -s, --signal string   The signal to end it with, where not its own
+    -t, --timeout int     Seconds to wait before SIGKILL (10 when nothing is said; -1: no end)
+        --time int        -
     """,
 )
 def stop(console: Console, values: Values, arguments: list[str]) -> int:
-    seconds = 10 if values["timeout"] is None else values["timeout"]
+    seconds = values["time"] if values["timeout"] is None else values["timeout"]
 
     def act(name: str) -> None:
-        console.client.stop(name, timeout=seconds)
+        console.client.stop(name, seconds, values["signal"])
         console.print(name)
 
     return console.each(arguments, act)

@@ -245,9 +245,9 @@ def _ports(values: Values) -> tuple[list[str], dict[str, Any]]:
 
 
 def environment(values: Values) -> list[str]:
-    """What `--env-file` and `--env` say, of `exec` too."""
+    """What `--env-file` and `--env` say, of `exec` too. `--env NAME` without a value here takes the variable away."""
     found = [pair for path in values["env-file"] for pair in _pairs(path, variable)]
-    return found + [pair for word in values["env"] for pair in _read(values, "env", word, variable)]
+    return found + [pair for word in values["env"] for pair in _read(values, "env", word, variable) or [word]]
 
 
 def variable(word: str) -> list[str]:

@@ -4,6 +4,9 @@
     pull.py         name → manifest → layers in parallel → a named image
     images.py       images, inspect, history, tag, rmi, save, load
     containers.py   create, start, wait, kill, rm, ps
+    processes.py    exec, attach, resize, top
+    update.py       pause, unpause, update
+    stats.py        what a container uses
 
 Answers are the Docker Engine API's objects (API 1.44 reference), so that the daemon only has to send them.
 Taught in chapters 04 and 06.
@@ -17,7 +20,7 @@ import sys
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from minirt import __version__
 from minirt.engine.containers import Containers
@@ -29,6 +32,11 @@ from minirt.image.platform import Platform
 from minirt.image.reference import Reference
 from minirt.store.layers import work
 from minirt.store.store import Store
+
+if TYPE_CHECKING:
+    from minirt.engine.processes import Processes
+    from minirt.engine.stats import Stats
+    from minirt.engine.update import Limits
 
 API_VERSION, MIN_API_VERSION = "1.44", "1.24"
 
@@ -50,6 +58,24 @@ class Engine:
     @cached_property
     def containers(self) -> Containers:
         return Containers(self.store)
+
+    @cached_property
+    def processes(self) -> Processes:
+        from minirt.engine.processes import Processes
+
+        return Processes(self.containers)
+
+    @cached_property
+    def limits(self) -> Limits:
+        from minirt.engine.update import Limits
+
+        return Limits(self.containers)
+
+    @cached_property
+    def stats(self) -> Stats:
+        from minirt.engine.stats import Stats
+
+        return Stats(self.containers)
 
     def pull(self, name: str, platform_: str | None = None, all_tags: bool = False) -> Iterator[dict[str, Any]]:
         """Pull an image, or with `all_tags` every tag of its repository; yields progress as docker's JSON lines."""
@@ -92,8 +118,8 @@ class Engine:
         return {
             "Containers": len(states),
             "ContainersRunning": states.count("running"),
-            "ContainersPaused": 0,
-            "ContainersStopped": len(states) - states.count("running"),
+            "ContainersPaused": states.count("paused"),
+            "ContainersStopped": len(states) - states.count("running") - states.count("paused"),
             "Images": len({image["Id"] for image in self.images.summaries()}),
             "Driver": self.store.driver,
             "DriverStatus": [["User ids", mode], *([["Overlay", reason]] if reason else [])],

@@ -10,13 +10,13 @@ import contextlib
 import json
 import re
 import secrets
-import signal as signals
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from minirt import trace
+from minirt.engine import signals, states
 from minirt.engine.filters import matches
 from minirt.engine.images import epoch
 from minirt.engine.joining import connect
@@ -31,10 +31,11 @@ from minirt.store import snapshots
 from minirt.store.files import locked, write_atomic
 from minirt.store.layers import work
 from minirt.store.store import Image, Store
-from minirt.units import age
 from minirt.userns import IdMapping
 
 _NAME = re.compile("[a-zA-Z0-9][a-zA-Z0-9_.-]+", re.ASCII)
+_PATIENCE = 10  # seconds between the stop signal and SIGKILL
+Streams = tuple[int | None, int | None, int | None]
 _AUTO_REMOVE_GRACE = 60  # seconds an exited --rm container may wait for whoever waits for it
 
 
@@ -76,7 +77,7 @@ class Containers:
 
                     body, missing = faked.adapt(body)
                     warnings += missing
-                settled = settle(body, image.config, identity, ids, lambda name: str(self._find(name)["Id"]))
+                settled = settle(body, image.config, identity, ids, lambda name: str(self.find(name)["Id"]))
                 record = {
                     "Id": identity,
                     "Name": name,
@@ -133,14 +134,17 @@ class Containers:
                 self._store.layers.fetch(layer, diff_id)
         return image, warnings
 
-    def start(self, name: str, stdin: int | None = None, stdout: int | None = None, stderr: int | None = None) -> None:
-        """POST /containers/{id}/start, with the streams to attach. Raises StartError, Conflict."""
-        record = self._find(name)
-        folder = self._folder(record)
+    def start(self, name: str, streams: Streams = (None, None, None), size: tuple[int, int] | None = None) -> None:
+        """POST /containers/{id}/start, with the streams to attach, and the terminal's `size` (width, height).
+
+        Raises StartError, Conflict.
+        """
+        record = self.find(name)
+        folder = self.folder(record)
         try:
-            connect(folder, lambda name: self._folder(self._find(name)))
-            options = driven(record["HostConfig"], self._store.root)
-            pid = runtime.start(folder, IdMapping.from_json(record["ids"]), stdin, stdout, stderr, **options)
+            connect(folder, lambda name: self.folder(self.find(name)))
+            options = _streams(record, size) | driven(record["HostConfig"], self._store.root)
+            pid = runtime.start(folder, IdMapping.from_json(record["ids"]), *streams, **options)
         except Conflict:  # it runs already
             return
         except StartError as error:
@@ -156,12 +160,12 @@ class Containers:
 
         Raises MinirtError where a given stdout or stderr could not take the output.
         """
-        record = self._find(name)
-        folder = self._folder(record)
+        record = self.find(name)
+        folder = self.folder(record)
         code = runtime.wait(folder)
         if not code and runtime.status(folder).state == "created":
-            code = 128 + signals.SIGKILL  # removed by force under our eyes, its status with it
-        lost = runtime.status(self._folder(record)).error
+            code = 128 + signals.KILL  # removed by force under our eyes, its status with it
+        lost = runtime.status(self.folder(record)).error
         trace.publish("container", "exit", id=record["Id"], name=record["Name"], exit_code=code)
         if _auto_remove(record):
             self._remove(record)
@@ -171,47 +175,60 @@ class Containers:
 
     def kill(self, name: str, signal: int | str = "KILL") -> None:
         """POST /containers/{id}/kill. Raises Conflict where it is not running, InvalidInput for an unknown signal."""
-        record = self._find(name)
-        folder = self._folder(record)
-        number = _signal(signal)
-        if runtime.status(folder).state != "running":
+        number = signals.number(signal)
+        try:
+            record = self.find(name)
+        except NotFound as error:
+            raise NotFound(f"Cannot kill container: {name}: {error}") from error
+        folder = self.folder(record)
+        if not runtime.status(folder).runs:
             raise Conflict(f"Cannot kill container: {name}: Container {record['Id']} is not running")
-        runtime.signal(folder, number)
+        stops = record["Config"].get("StopSignal")
+        ends = number == signals.KILL or not stops or number == signals.number(stops)
+        signals.send(folder, number, ends)
 
-    def stop(self, name: str, timeout: float = 10) -> None:
-        """POST /containers/{id}/stop: the image's stop signal, then SIGKILL after `timeout` seconds."""
-        record = self._find(name)
-        folder = self._folder(record)
-        if runtime.status(folder).state != "running":
+    def stop(self, name: str, timeout: float | None = None, signal: int | str | None = None) -> None:
+        """POST /containers/{id}/stop: its stop signal, then SIGKILL after `timeout` seconds (below 0: never).
+
+        By default they are what the container was created with, else the image's, else SIGTERM and 10 seconds.
+        """
+        record = self.find(name)
+        folder, config = self.folder(record), record["Config"]
+        number = signals.number(signal or config.get("StopSignal") or "TERM")
+        if not runtime.status(folder).runs:
             return
-        if not _end(folder, _signal(record["Config"].get("StopSignal") or "TERM"), timeout):
-            _kill(folder)
+        if timeout is None:
+            timeout = _PATIENCE if config.get("StopTimeout") is None else config["StopTimeout"]
+        if not signals.end(folder, number, timeout if timeout >= 0 else None):
+            signals.kill(folder)
         if _auto_remove(record):
             self._remove(record)
 
     def remove(self, name: str, force: bool = False) -> None:
         """DELETE /containers/{id}. Raises Conflict for a running one without `force`."""
-        record = self._find(name)
-        folder = self._folder(record)
+        record = self.find(name)
+        folder = self.folder(record)
         with contextlib.suppress(FileNotFoundError), runtime.hold(folder):  # gone: someone else removed it
-            if runtime.status(folder).state == "running":
+            status = runtime.status(folder)
+            if status.runs:
                 if not force:
+                    before = "unpause and then stop" if status.state == "paused" else "stop"
                     raise Conflict(
-                        f'cannot remove container "/{record["Name"]}": container is running: '
-                        "stop the container before removing or force remove"
+                        f'cannot remove container "/{record["Name"]}": container is {status.state}: '
+                        f"{before} the container before removing or force remove"
                     )
-                _kill(folder)
+                signals.kill(folder)
             self._remove(record)
 
     def _remove(self, record: dict[str, Any]) -> None:
         with contextlib.suppress(FileNotFoundError):  # someone else removes it too
-            self._store.remove_folder(self._folder(record), IdMapping.from_json(record["ids"]))
+            self._store.remove_folder(self.folder(record), IdMapping.from_json(record["ids"]))
 
     def _discard(self, record: dict[str, Any]) -> bool:
         """Remove it unless it runs by now; whether it was we who removed it."""
-        folder = self._folder(record)
+        folder = self.folder(record)
         with contextlib.suppress(FileNotFoundError), runtime.hold(folder):
-            if runtime.status(folder).state != "running":
+            if not runtime.status(folder).runs:
                 self._remove(record)
                 return True
         return False
@@ -226,8 +243,8 @@ class Containers:
         """GET /containers/json, newest first."""
         out = []
         for record in sorted(self._records(), key=lambda record: str(record["Created"]), reverse=True):
-            status = runtime.status(self._folder(record))
-            if not (all or limit or (filters or {}).get("status")) and status.state != "running":
+            status = runtime.status(self.folder(record))
+            if not (all or limit or (filters or {}).get("status")) and not status.runs:
                 continue
             summary = self._summary(record, status)
             if not matches(summary, filters, _FILTERS):
@@ -247,7 +264,7 @@ class Containers:
             "Command": " ".join(record["Config"]["Path"]),
             "Created": epoch(record["Created"]),
             "State": status.state,
-            "Status": _status_text(status),
+            "Status": states.text(status),
             "Ports": [],
             "Labels": record["Config"].get("Labels") or {},
             "HostConfig": {"NetworkMode": record["HostConfig"].get("NetworkMode") or "none"},
@@ -256,8 +273,8 @@ class Containers:
 
     def inspect(self, name: str) -> dict[str, Any]:
         """GET /containers/{id}/json."""
-        record = self._find(name)
-        folder = self._folder(record)
+        record = self.find(name)
+        folder = self.folder(record)
         status = runtime.status(folder)
         config = {key: value for key, value in record["Config"].items() if key != "Path"}
         recipe = json.loads((folder / "rootfs.json").read_bytes())
@@ -272,19 +289,7 @@ class Containers:
             "Created": record["Created"],
             "Path": record["Config"]["Path"][0],
             "Args": record["Config"]["Path"][1:],
-            "State": {
-                "Status": status.state,
-                "Running": status.state == "running",
-                "Paused": False,
-                "Restarting": False,
-                "OOMKilled": False,
-                "Dead": status.state == "dead",
-                "Pid": status.pid or 0,
-                "ExitCode": status.exit_code or 0,
-                "Error": status.error or "",
-                "StartedAt": status.started or "0001-01-01T00:00:00Z",
-                "FinishedAt": status.finished or "0001-01-01T00:00:00Z",
-            },
+            "State": states.state(status),
             "Image": record["Image"],
             "LogPath": str(folder / "log"),
             "Name": "/" + record["Name"],
@@ -303,7 +308,7 @@ class Containers:
         """What the command wrote, as ("stdout" | "stderr", bytes)."""
         from minirt.runtime.log import read
 
-        path = self._folder(self._find(name)) / "log"
+        path = self.folder(self.find(name)) / "log"
         yield from read(path)
 
     def prune(self) -> dict[str, Any]:
@@ -323,7 +328,7 @@ class Containers:
         """Remove --rm containers that ended with nobody waiting."""
         for record in list(self._records()):
             if _auto_remove(record):
-                status = runtime.status(self._folder(record))
+                status = runtime.status(self.folder(record))
                 ended = epoch(status.finished or "")
                 if status.state == "dead" or (ended and time.time() - ended > _AUTO_REMOVE_GRACE):
                     self._discard(record)
@@ -334,7 +339,7 @@ class Containers:
                 record: dict[str, Any] = json.loads(path.read_bytes())
                 yield record
 
-    def _find(self, name: str) -> dict[str, Any]:
+    def find(self, name: str) -> dict[str, Any]:
         """By name, ID or unambiguous ID prefix."""
         wanted = name.removeprefix("/")
         records = list(self._records())
@@ -346,12 +351,16 @@ class Containers:
             raise InvalidInput(f"Multiple IDs found with provided prefix: {wanted}")
         return found[0]
 
-    def _folder(self, record: dict[str, Any]) -> Path:
+    def folders(self) -> Iterator[Path]:
+        """Of all containers."""
+        return (path.parent for path in self._store.containers.glob("*/container.json"))
+
+    def folder(self, record: dict[str, Any]) -> Path:
         return self._store.containers / str(record["Id"])
 
     def _size(self, record: dict[str, Any]) -> int:
         """Bytes of the write layer."""
-        folder = self._folder(record)
+        folder = self.folder(record)
         path = folder / "upper" if (folder / "upper").exists() else folder
         return int(work({"action": "measure", "paths": [str(path)]}, IdMapping.from_json(record["ids"]))["bytes"])
 
@@ -363,40 +372,11 @@ def _auto_remove(record: dict[str, Any]) -> bool:
     return bool(record["HostConfig"].get("AutoRemove"))
 
 
-def _end(folder: Path, signal: int, seconds: float) -> bool:
-    """Send the signal; whether the container ends in time. Its shim may stay for a reader slow with the last output."""
-    with contextlib.suppress(Conflict):  # it has just ended
-        runtime.signal(folder, signal)
-    end = time.monotonic() + seconds
-    while (running := runtime.status(folder).state == "running") and time.monotonic() < end:
-        with contextlib.suppress(TimeoutError):
-            runtime.wait(folder, min(seconds, 0.05))
-    return not running
-
-
-def _kill(folder: Path) -> None:
-    if not _end(folder, signals.SIGKILL, 10):
-        raise MinirtError("the container still runs 10 s after SIGKILL")
-
-
-def _signal(signal: int | str) -> int:
-    """A signal's number from 9, "9", "KILL" or "SIGKILL"."""
-    text = str(signal).upper().removeprefix("SIG")
-    if text.isdigit() and 0 < int(text) <= 64:
-        return int(text)
-    try:
-        return int(signals.Signals[f"SIG{text}"])
-    except KeyError:
-        raise InvalidInput(f"Invalid signal: {str(signal)[:40]}") from None
-
-
-def _status_text(status: runtime.Status) -> str:
-    """The STATUS column, as docker words it."""
-    if status.state == "running":
-        return f"Up {age(time.time() - epoch(status.started or ''))}"
-    if status.state == "exited":
-        return f"Exited ({status.exit_code}) {age(time.time() - epoch(status.finished or ''))} ago"
-    return "Dead" if status.state == "dead" else "Created"
+def _streams(record: dict[str, Any], size: tuple[int, int] | None) -> dict[str, Any]:
+    """How the shim is to keep the container's streams."""
+    config, (height, width) = record["Config"], record["HostConfig"].get("ConsoleSize") or (0, 0)
+    size = size or ((width, height) if width and height else None)
+    return {"open_stdin": config["OpenStdin"], "stdin_once": bool(config.get("StdinOnce")), "size": size}
 
 
 _FILTERS = {

@@ -17,6 +17,7 @@ from minirt.runtime.log import Log
 
 _CHUNK = 65536
 _WRITE = 4096
+_MOST = 1 << 20  # bytes that a pipe holds at most, /proc/sys/fs/pipe-max-size: who still writes does not keep us
 
 
 class Sink:
@@ -64,12 +65,12 @@ class Copy:
     def busy(self) -> bool:
         return any(sink.pending for sink in self.sinks)
 
-    def read(self) -> bool:
-        """Take one chunk from the source; False at its end."""
+    def read(self) -> int:
+        """Take one chunk from the source; how many bytes, 0 at its end."""
         try:
             data = os.read(self.source, _CHUNK) if self.source is not None else b""
         except BlockingIOError:
-            return False
+            return 0
         except OSError:  # a terminal that hung up
             data = b""
         if not data:
@@ -79,14 +80,16 @@ class Copy:
         for sink in self.sinks:
             if sink.fd is not None:
                 sink.pending += data
-        return bool(data)
+        return len(data)
 
     def drain(self) -> None:
-        """Take what the source still holds. All who wrote are dead: this ends, unless an fd was passed out."""
+        """Take what the source still holds, and leave it: whoever holds its other end now writes for nobody."""
+        taken = 0
         if self.source is not None:
             os.set_blocking(self.source, False)
-            while self.read():
-                pass
+            while taken < _MOST and (count := self.read()):
+                taken += count
+        self.close()
 
     def close(self) -> None:
         if self.source is not None:
@@ -100,7 +103,7 @@ class Pump:
     def __init__(self) -> None:
         self.copies: list[Copy] = []
         self.watched: dict[int, Callable[[], None]] = {}
-        self.after: dict[Copy, Callable[[], None]] = {}  # called once an input has been handed on to its end
+        self.after: dict[Copy, Callable[[], None]] = {}  # called once a copy's last byte has been handed on
 
     def turn(self) -> None:
         """Wait until something can go on, and let it."""
@@ -124,7 +127,7 @@ class Pump:
                 copy.close()  # nobody takes it: what is left of it stays where it is
             elif reads and copy.source is not None:
                 copy.read()
-        for copy in [copy for copy in self.copies if copy.is_input and copy.source is None and not copy.busy]:
+        for copy in [copy for copy in self.copies if copy.source is None and not copy.busy]:
             self.copies.remove(copy)
             if over := self.after.pop(copy, None):
                 over()

@@ -168,17 +168,23 @@ class Shim:
         end: dict[str, Any] = {"exit_code": init.code, "oom_killed": bool(group and group.oom_kills())}
         with contextlib.suppress(MinirtError):  # what cannot be taken away now, `system prune` finds
             self._disconnect()
+        for name, process in self._processes.items():
+            if process.code is None:  # it shares a pid namespace that goes on
+                signal.pidfd_send_signal(process.pidfd, signal.SIGKILL)
+                process.ended(os.waitpid(process.pid, 0)[1])
+                self._note(name)
         self._runtime.delete(force=True)
         self._log.close()
         end |= {"finished": state.now(), "error": self._log.error}
         with contextlib.suppress(FileNotFoundError):
             os.unlink(os.path.join(self._folder, control.NAME))
         state.write_json(path, end)
-        sinks = [sink for client in init.clients for sink in client.sinks]
-        flush(sinks)
-        if lost := [sink.error for sink in sinks if sink.error]:
-            state.write_json(path, {**end, "error": lost[0]})
-        init.close()
+        for process in self._processes.values():
+            sinks = [sink for client in process.clients for sink in client.sinks]
+            flush(sinks)
+            if process is init and (lost := [sink.error for sink in sinks if sink.error]):
+                state.write_json(path, {**end, "error": lost[0]})
+            process.close()
 
     def _connect(self, pid: int) -> None:
         """Give the container its network, as network.json says."""
@@ -244,7 +250,11 @@ class Shim:
 
     def _become(self, process: dict[str, Any], text: str) -> None:
         """Make `process` run as the user that `text` names in the mounted rootfs."""
-        who = user.resolve(mounts.Root(os.path.join(self._folder, "rootfs")), text, self._groups)
+        root = mounts.Root(os.path.join(self._folder, "rootfs"))
+        try:
+            who = user.resolve(root, text, self._groups)
+        finally:
+            os.close(root.fd)
         for kind, key in (("uid", "uidMappings"), ("gid", "gidMappings")):
             rows = self._config["linux"].get(key)
             if rows and not any(row["containerID"] <= who[kind] < row["containerID"] + row["size"] for row in rows):
@@ -257,7 +267,8 @@ class Shim:
         sets["effective"] = sets["permitted"] = [] if who["uid"] else sets["bounding"]
 
     def _begin(self, name: str, make: Make, tty: bool, open_stdin: bool) -> Process:
-        process = Process(self._pump, make, tty, open_stdin, self._options.get("stdin_once", True))
+        once = bool(name) or self._options.get("stdin_once", True)
+        process = Process(self._pump, make, tty, open_stdin, once)
         self._processes[name] = process
         self._pump.watched[process.pidfd] = lambda: self._ended(name)
         return process
@@ -268,11 +279,26 @@ class Shim:
         del self._pump.watched[process.pidfd]
         process.ended(os.waitpid(process.pid, 0)[1])
         if name:
-            lines = [client.line for client in process.clients if client.line]
-            process.close()
-            for line in lines:
-                self._hang_up(line)
-            del self._processes[name]
+            self._note(name)
+            process.then(lambda: self._leave(name))
+
+    def _leave(self, name: str) -> None:
+        """Its last output is with its readers: tell them how it ended, and forget it."""
+        process = self._processes.pop(name)
+        lines = [client.line for client in process.clients if client.line]
+        process.close()
+        for line in lines:
+            self._hang_up(line)
+
+    def _note(self, name: str) -> None:
+        """Write down how an exec goes, beside its request, where there is one (engine/processes.py)."""
+        process, path = self._processes[name], os.path.join(self._folder, "exec", name)
+        if os.path.exists(f"{path}.json"):
+            finished = state.now() if process.code is not None else ""
+            with contextlib.suppress(OSError):  # a full disk: whoever is attached is told all the same
+                pid = max(0, state.machine_pid(process.pidfd))  # -1: it is reaped
+                known = {"pid": pid, "exit_code": process.code, "finished": finished}
+                state.write_json(f"{path}.state", known)
 
     # requests
 
@@ -314,19 +340,25 @@ class Shim:
         return {}
 
     def _do_exec(self, connection: control.Connection, request: dict[str, Any], fds: list[int]) -> dict[str, Any]:
+        name, given = request["id"], _in_place(request["streams"], fds)
         process = json.loads(json.dumps(self._config["process"]))
+        for key in ("oomScoreAdj", "consoleSize"):
+            process.pop(key, None)
         process |= request["process"]
-        process.pop("oomScoreAdj", None)
-        if request.get("user"):
-            self._become(process, request["user"])
-        name = request["id"]
-        given = _in_place(request["streams"], fds)
 
         def make(streams: tuple[int | None, int, int], console: int | None) -> tuple[int, int]:
             return self._runtime.exec(process, streams=streams, console=console)
 
-        began = self._begin(name, make, bool(process.get("terminal")), given[0] is not None)
+        try:
+            if request.get("user"):
+                self._become(process, request["user"])
+            began = self._begin(name, make, bool(process.get("terminal")), given[0] is not None)
+        except BaseException:
+            for fd in fds:
+                os.close(fd)
+            raise
         began.attach(given, connection)
+        self._note(name)
         return {"pid": state.machine_pid(began.pidfd)}
 
     def _do_resize(self, connection: control.Connection, request: dict[str, Any], fds: list[int]) -> dict[str, Any]:

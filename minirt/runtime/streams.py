@@ -7,12 +7,13 @@ What one of them types goes in; what comes out goes to the log and to all of the
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Callable, Sequence
 
 from minirt.runtime import terminal
 from minirt.runtime.control import Connection
-from minirt.runtime.pump import Copy, Pump, Sink, flush
+from minirt.runtime.pump import Copy, Pump, Sink
 
 # Starts a process on (stdin, stdout, stderr), or with a console socket; its pid as we see it, and a pidfd.
 Make = Callable[[tuple[int | None, int, int], int | None], tuple[int, int]]
@@ -98,10 +99,11 @@ class Process:
             self._input.close()
 
     def detach(self, client: Client) -> None:
-        """Let go of their ends; the process goes on."""
+        """Let go of their ends; the process goes on, and its stdin ends as if theirs had."""
         if client.input:
-            self._pump.after.pop(client.input, None)
             client.input.close()
+            if self._pump.after.pop(client.input, None):
+                self._input_over()
         for sink in client.sinks:
             sink.close()
         self.clients.remove(client)
@@ -112,12 +114,25 @@ class Process:
         self.code = code if code >= 0 else 128 - code
         for output in self.outputs:
             output.drain()
-            self._pump.copies.remove(output)
+
+    def then(self, call: Callable[[], None]) -> None:
+        """Call once all its output has been handed on to who stays for it. It has ended."""
+
+        busy = [output for output in self.outputs if output.busy]
+
+        def handed(output: Copy) -> None:
+            busy.remove(output)
+            if not busy:
+                call()
+
+        for output in list(busy):
+            self._pump.after[output] = functools.partial(handed, output)
+        if not busy:
+            call()
 
     def close(self) -> None:
-        """Hand over its last output to those who stay for it, and tell them how it ended."""
+        """Tell those attached how it ended, and let go of everything. Its output has been handed on."""
         for client in list(self.clients):
-            flush(client.sinks)
             if client.line:
                 with contextlib.suppress(OSError):
                     client.line.send({"exit_code": self.code})

@@ -1,0 +1,62 @@
+"""`exec`: one more process in a running container (chapter 08)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from minirt.cli.attach import Session, check_terminal
+from minirt.cli.console import Console
+from minirt.cli.create import environment
+from minirt.cli.flags import Values, command
+from minirt.errors import MinirtError, StartError
+
+
+@command(
+    "CONTAINER COMMAND [ARG...]",
+    """
+    -d, --detach              Leave it running in the background
+        --detach-keys string  Keys that detach from its terminal (default ctrl-p,ctrl-q)
+    -e, --env list            Set a variable: NAME=VALUE, or NAME for its value here
+        --env-file list       Read variables from a file, one a line
+    -i, --interactive         Give it our standard input
+        --privileged          Give it every capability
+    -t, --tty                 Give it a terminal
+    -u, --user string         Run as this user: NAME or UID, then perhaps :GROUP
+    -w, --workdir string      Working directory in the container
+    """,
+    interspersed=False,
+)
+def exec(console: Console, values: Values, arguments: list[str]) -> int:
+    console.needs_linux()
+    client, tty, attached = console.client, values["tty"], not values["detach"]
+    interactive = values["interactive"] and attached
+    body: dict[str, Any] = {
+        "Cmd": arguments[1:],
+        "Tty": tty,
+        "Env": environment(values),
+        "User": values["user"] or "",
+        "WorkingDir": values["workdir"] or "",
+        "Privileged": values["privileged"],
+        "AttachStdin": interactive,
+        "AttachStdout": attached,
+        "AttachStderr": attached,
+        "DetachKeys": values["detach-keys"] or "",
+    }
+    check_terminal(tty and interactive)
+    identity = client.create_exec(arguments[0], body)
+    if not attached:
+        try:
+            client.start_exec(identity).close()
+        except StartError as error:
+            raise MinirtError(str(error)) from error  # as docker: we failed, not the command
+        return 0
+    session = Session(
+        console,
+        arguments[0],
+        tty,
+        interactive,
+        values["detach-keys"],
+        forwards=False,
+        follow=lambda width, height: client.resize_exec(identity, width, height),
+    )
+    return session.run(lambda *begin: client.start_exec(identity, *begin))
