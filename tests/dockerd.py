@@ -76,9 +76,14 @@ class Dockerd(Island):
 
 
 @contextlib.contextmanager
-def started(runtimes: dict[str, str] | None = None) -> Iterator[Dockerd]:
-    """Start a daemon, wait until it answers, and take everything of it away at the end. `runtimes`: name → program."""
+def started(runtimes: dict[str, str] | None = None, shared: bool = False, **more: str) -> Iterator[Dockerd]:
+    """Start a daemon, wait until it answers, and take everything of it away at the end. `runtimes`: name → program.
+
+    `shared`: in a mount namespace of its own, all of it shared there, as systemd sets a machine up. `more` are options
+    of dockerd, with `_` for `-`.
+    """
     with _folder() as folder:
+        folder.chmod(0o711)  # with --userns-remap the containers' root, a stranger, comes this way
         known = {name: {"path": path} for name, path in (runtimes or {}).items()}
         (folder / "daemon.json").write_text(json.dumps({"runtimes": known}))
         options = {
@@ -91,8 +96,13 @@ def started(runtimes: dict[str, str] | None = None) -> Iterator[Dockerd]:
             "exec-opt": "native.cgroupdriver=cgroupfs",
             "cgroup-parent": f"/{folder.name}",
             "log-level": "warn",
+            **{name.replace("_", "-"): value for name, value in more.items()},
         }
-        with _isolated(folder, "dockerd", *(f"--{name}={value}" for name, value in options.items())) as process:
+        words = ["dockerd", *(f"--{name}={value}" for name, value in options.items())]
+        if shared:
+            share = 'mount --make-rshared / && exec "$@"'
+            words = ["unshare", "--mount", "--propagation=slave", "sh", "-c", share, "sh", *words]
+        with _isolated(folder, *words) as process:
             daemon = Dockerd(folder, process)
             _until(lambda: daemon.docker("version", check=False).returncode == 0, process, folder / "log")
             yield daemon
