@@ -613,8 +613,9 @@ def _tried(read: Callable[[str], Any], text: str) -> Any:
     return None
 
 
-@given(st.sampled_from(words.LIMITS.split()), st.integers(-1, 2**40), st.integers(-1, 2**40))
-def test_ulimits(name: str, soft: int, hard: int) -> None:
+@given(st.sampled_from(words.LIMITS.split()), st.integers(-1, 2**40), st.integers(-2, 2) | st.integers(0, 2**40))
+def test_ulimits(name: str, soft: int, more: int) -> None:
+    hard = max(-1, soft + more)
     fits = hard == -1 or 0 <= soft <= hard
     made = _tried(words.ulimit, f"{name}={soft}:{hard}".replace("-1", "infinity" if soft % 2 else "-1"))
     assert made == ({"Name": name, "Soft": soft, "Hard": hard} if fits else None)

@@ -160,7 +160,6 @@ def tmpfs(path: str, text: str) -> dict[str, Any]:
         if kind is None or (isinstance(kind, str) and kind not in _DATA):
             words = " ".join(f'"{word}"' for word in option.split("=", 1))
             raise InvalidInput(f"invalid tmpfs option [{words}]")
-        chosen.pop(kind, None)
         chosen[kind] = option
     place = "/" + os.path.normpath(path).lstrip("/")
     return {"destination": place, "type": "tmpfs", "source": "tmpfs", "options": list(chosen.values())}
