@@ -270,7 +270,7 @@ class Client:
             return self._engine.prune()
 
     def doctor(self) -> list[dict[str, Any]]:
-        """Rows `{"capability", "works", "detail", "hint"}`: what this machine can do, found by trying."""
+        """What this machine can do, found by trying: rows as in `doctor.probe`, whether containers run at all first."""
         from minirt.runtime.doctor import probe
 
         return probe()

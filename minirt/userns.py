@@ -4,8 +4,8 @@ Four mappings, best first: *root* (we are root: no namespace, ids as they are), 
 the user's range in /etc/subuid, set by newuidmap), *single* (id 0 is the user and there is no other), *faked* (no
 namespace: we stay who we are, and proot plays root; runtime/proot.py). `None` means that the machine refuses user
 namespaces and proot does not work either. The mapping, not the namespace, decides who owns a file, so every process
-that needs to be root over those files (unpack worker, shim) makes a namespace of its own with the same rows; none has to
-be kept alive, and no file is left that its owner cannot remove. Source: user_namespaces(7), newuidmap(1), subuid(5).
+that needs to be root over those files (unpack worker, shim) makes a namespace of its own with the same rows; none has
+to be kept alive, and no file is left that its owner cannot remove. Source: user_namespaces(7), newuidmap(1), subuid(5).
 Taught in chapter 07.
 """
 

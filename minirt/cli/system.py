@@ -137,9 +137,22 @@ def system_prune(console: Console, values: Values, arguments: list[str]) -> None
 
 
 @command("", "    --json   Print a JSON array")
-def doctor(console: Console, values: Values, arguments: list[str]) -> None:
+def doctor(console: Console, values: Values, arguments: list[str]) -> int:
+    """0 where containers can run in any way, else 1."""
     rows = console.client.doctor()
     if values["json"]:
         console.print(json.dumps(rows, indent=4, ensure_ascii=False))
     else:
-        table.records(console, [row | {"works": "yes" if row["works"] else "no"} for row in rows])
+        shown = [{key: row[key] for key in ("capability", "works", "detail")} for row in rows]
+        table.records(console, [row | {"works": "yes" if row["works"] else "no"} for row in shown])
+        advice: dict[str, list[dict[str, Any]]] = {}
+        for row in rows:
+            if row["cost"]:
+                advice.setdefault(row["hint"], []).append(row)
+        for hint, missing in advice.items():
+            console.print("")
+            for cost in dict.fromkeys(row["cost"] for row in missing):
+                names = ", ".join(row["capability"] for row in missing if row["cost"] == cost)
+                console.print(f"{names}: {cost}")
+            console.print(f"  how to get it: {hint}")
+    return 0 if rows[0]["works"] else 1

@@ -8,6 +8,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
+import sys
 import tempfile
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +17,7 @@ from typing import Any
 from minirt import child, linux
 from minirt.errors import MinirtError
 from minirt.runtime import mounts, rootfs
-from minirt.userns import IdMapping, become_root, mapping
+from minirt.userns import IdMapping, become_root, detect, mapping, proot_refused
 
 _NAMESPACES = {
     "pid namespace": linux.CLONE_NEWPID, "mount namespace": linux.CLONE_NEWNS, "network namespace": linux.CLONE_NEWNET,
@@ -24,54 +26,165 @@ _NAMESPACES = {
 
 
 def probe() -> list[dict[str, Any]]:
-    """Rows `{"capability", "works", "detail", "hint"}` in plain words; `hint` says how to get what does not work."""
+    """Rows `{"capability", "works", "tried", "detail", "cost", "hint"}` in plain words, the outcome of all first.
+
+    `cost` says what there is not without it, `hint` how to get it; both are empty where it works
+    (but for containers by proot: those work, and have no walls).
+    """
     if not hasattr(os, "uname") or os.uname().sysname != "Linux":
         hint = "use a Linux machine, or Linux in a virtual machine (on Windows: WSL 2)"
-        return [_row("Linux", "this is not Linux: it can pull and inspect, not run", "not Linux", hint)]
-    best, uid = mapping(), os.getuid()
-    who = IdMapping() if uid == 0 else best
-    single = IdMapping(((0, uid, 1),), ((0, os.getgid(), 1),))
-    rows = [_row("kernel", os.uname().release, _attempt("kernel", IdMapping()), "Linux 5.12 or newer is needed")]
-    rows.append(_row("user", "you are root" if uid == 0 else f"you are uid {uid}: containers are rootless", "", ""))
-    userns = _attempt("uts namespace", single)
-    rows.append(_row("user namespace", "a plain user can be root over their own ids", userns, _userns_hint()))
+        cost = "no container runs; images can be pulled and inspected"
+        return [_row("containers", "to find Linux", "", "this is not Linux", cost, hint)]
+    uid, best, ids = os.getuid(), mapping(), detect()
+    who = best if ids is None or ids.faked else ids
+    rows = [_outcome(ids, uid)]
+    release = os.uname().release
+    rows.append(_row("kernel", "mount_setattr(2), the newest call", release, _attempt("kernel"), *_ADVICE["kernel"]))
+    userns = _attempt("uts namespace", IdMapping(((0, uid, 1),), ((0, os.getgid(), 1),)))
+    detail = "a plain user can be root over their own ids"
+    cost = "a plain user has no containers but by proot"
+    rows.append(_row("user namespace", "to be root in one", detail, userns, cost, _userns_hint()))
     if uid:
         refused = "no range in /etc/subuid, or no newuidmap" if best.single else _attempt("uts namespace", best)
-        detail = f"{sum(row[2] for row in best.uids)} ids"
-        hint = "sudo apt install uidmap && sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 $USER"
-        rows.append(_row("subuids", detail, refused, f"{hint}; without, images run with one id"))
+        count = sum(row[2] for row in best.uids)
+        rows.append(_row("subuids", "newuidmap over /etc/subuid", f"{count} ids", refused, *_ADVICE["subuids"]))
         if refused:
-            who = single
-    nothing = "needs root, or user namespaces" if not userns else _userns_hint()
+            who = IdMapping(best.uids[:1], best.gids[:1])
+    lost = "an outer wall is missing: nothing runs but by proot"
     for name in _NAMESPACES:
-        rows.append(_row(name, "", _attempt(name, who), nothing))
-    hint = "layers are copied instead: slower, more disk"
-    rows.append(_row("overlay", "as root" if uid == 0 else "in a user namespace", _attempt("overlay", who), hint))
+        rows.append(_row(name, "unshare(2)", "", _attempt(name, who), lost, _userns_hint()))
+    where = "as root" if not who.rootless else "in a user namespace"
+    for name, tried in (("overlay", "to mount one"), ("/proc mount", "to mount one in a new pid namespace")):
+        rows.append(_row(name, tried, where, _attempt(name, who), *_ADVICE[name]))
+    rows.append(_cgroups())
+    rows.append(_row("seccomp", "to load a filter at address 0", "", _attempt("seccomp"), *_ADVICE["seccomp"]))
+    rows.append(_row("libseccomp", "to compile docker's policy", "", _libseccomp(), *_ADVICE["libseccomp"]))
+    rows.append(_network(ids or who))
+    rows.append(_row("/dev/fuse", "to open it", "", _openable("/dev/fuse"), *_ADVICE["/dev/fuse"]))
+    tried = "to mount two layers with it"
+    rows.append(_row("fuse-overlayfs", tried, where, _attempt("fuse-overlayfs", who), *_ADVICE["fuse-overlayfs"]))
     rows.append(
-        _row("/proc mount", "", _attempt("/proc mount", who), "inside another container: start that with --privileged")
+        _row("proot", "to run a program by it", shutil.which("proot") or "", proot_refused(), *_ADVICE["proot"])
     )
-    rows.append(_row("cgroups", *_cgroups(), "limits on memory and processes need them"))
-    rows.append(_row("seccomp", "", _attempt("seccomp", IdMapping()), "a kernel with CONFIG_SECCOMP_FILTER"))
-    for tool in ("fuse-overlayfs", "proot"):
-        rows.append(
-            _row(tool, *_found(tool), f"sudo apt install {tool}; only needed where the kernel refuses the above")
-        )
+    for tool in ("runc", "crun"):
+        cost, hint = f"`--runtime {tool}` is refused", f"sudo apt install {tool}"
+        path = shutil.which(tool) or shutil.which(tool, path="/usr/local/sbin:/usr/sbin:/sbin")
+        rows.append(_row(tool, "to find it", path or "", "" if path else "not installed", cost, hint))
     return rows
 
 
-def _row(capability: str, detail: str, failure: str, hint: str) -> dict[str, Any]:
+_REFUSED = "this machine refuses user namespaces"
+# What there is not without it, and how to get it.
+_ADVICE = {
+    "kernel": ("no container runs but by proot", "install Linux 5.12 or newer"),
+    "subuids": (
+        "images run with one id: all their files are yours, and no USER but root works",
+        "sudo apt install uidmap && sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 $USER",
+    ),
+    "overlay": (
+        "fuse-overlayfs lays the layers over one another, slower; else they are copied for each container",
+        "Linux 5.11 or newer for plain users; a MINIRT_ROOT on ext4, xfs or btrfs, not on another overlay or on NFS",
+    ),
+    "/proc mount": (
+        "no container runs but by proot",
+        "inside docker: start that container with --security-opt systempaths=unconfined, or with --privileged",
+    ),
+    "seccomp": ("no system call is refused to a container", "a kernel with CONFIG_SECCOMP_FILTER"),
+    "libseccomp": ("docker's system call policy cannot be kept", "sudo apt install libseccomp2"),
+    "/dev/fuse": ("fuse-overlayfs does not work", "sudo modprobe fuse (inside docker: --device /dev/fuse)"),
+    "fuse-overlayfs": (
+        "where overlay is refused layers are copied: slower, more disk",
+        "sudo apt install fuse-overlayfs",
+    ),
+    "proot": ("where namespaces are refused no container runs at all", "sudo apt install proot"),
+}
+
+
+def _outcome(ids: IdMapping | None, uid: int) -> dict[str, Any]:
+    """Whether and how containers run here."""
+    if ids is None:
+        failure = "this machine refuses namespaces, and proot does not work"
+        cost = "no container runs; images can be pulled and inspected"
+        return _row("containers", "to find a way", "", failure, cost, f"{_userns_hint()}; or: sudo apt install proot")
+    detail = "as root" if not ids.rootless else f"for a plain user, with {sum(row[2] for row in ids.uids)} id(s)"
+    row = _row("containers", "to find a way", detail, "", "", "")
+    if ids.faked:
+        from minirt.runtime.proot import WALLS
+
+        row |= {"detail": "by proot, without walls", "cost": WALLS, "hint": _userns_hint()}
+    return row
+
+
+def _row(capability: str, tried: str, detail: str, failure: str, cost: str, hint: str) -> dict[str, Any]:
+    if failure.startswith(_REFUSED):
+        hint = _userns_hint()
     return {
-        "capability": capability, "works": not failure, "detail": failure or detail, "hint": hint if failure else "",
+        "capability": capability, "works": not failure, "tried": tried, "detail": failure or detail,
+        "cost": cost if failure else "", "hint": hint if failure else "",
     }  # fmt: skip
 
 
-def _attempt(what: str, ids: IdMapping) -> str:
+def _cgroups() -> dict[str, Any]:
+    """Where this user's containers would be counted and limited."""
+    from minirt.runtime import cgroups
+    from minirt.runtime.cgroups import hierarchy
+
+    tried, failure, detail, root = "to find a group to write in", "", "", os.geteuid() == 0
+    try:
+        group = cgroups.locate("", "doctor", systemd=False, rootless=not root)
+        names = set() if group.v2 else {name for name in group.groups if name and not name.startswith("name=")}
+        for tree in hierarchy.mounted() if group.v2 else ():
+            names |= set((hierarchy.read(tree.point, "cgroup.controllers") or "").split())
+        version = "2" if group.v2 else "1"
+        detail = f"version {version}{', a scope of systemd' if group.unit else ''}: {' '.join(sorted(names))}"
+    except MinirtError as error:
+        failure = str(error)
+    cost = "--memory, --cpus, --pids-limit, pause and stats are refused"
+    hint = "sudo mount -t cgroup2 none /sys/fs/cgroup, or inside docker: --privileged"
+    if not root:
+        hint = "cgroups version 2 and a login session of systemd (sudo loginctl enable-linger $USER), or run as root"
+    return _row("cgroups", tried, detail, failure, cost, hint)
+
+
+def _network(ids: IdMapping) -> dict[str, Any]:
+    from minirt.runtime import network
+
+    if ids.faked:
+        mode, warning = "", "by proot a container is in the machine's own network"
+        cost, hint = "its ports are open on the machine, and --network none is refused", _userns_hint()
+    else:
+        mode, warning = network.choose("", ids)
+        cost = "a container has its own loopback only (or --network host), and no port can be published"
+        hint = "sudo " + warning.partition("sudo ")[2] if "sudo " in warning else "root needs CAP_NET_ADMIN and nft"
+    return _row("network", "what a container gets by default", mode, warning, cost, hint)
+
+
+def _libseccomp() -> str:
+    from minirt.runtime import capabilities, seccomp
+
+    try:
+        seccomp.compile(seccomp.default(capabilities.DEFAULT), None)
+    except MinirtError as error:
+        return str(error)
+    return ""
+
+
+def _openable(path: str) -> str:
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC))
+    except OSError as error:
+        return (error.strerror or "").lower()
+    return ""
+
+
+def _attempt(what: str, ids: IdMapping = IdMapping()) -> str:  # noqa: B008 (frozen)
     """Try it in a process of its own; empty, or why it does not work."""
     import subprocess
 
     words = child.command("minirt.runtime.doctor", what, json.dumps(ids.to_json()))
     result = subprocess.run(words, capture_output=True, text=True, check=False)
-    return "" if result.returncode == 0 else (result.stdout.strip() or result.stderr.strip() or "it crashed")
+    why = result.stdout.strip() or result.stderr.strip() or "it crashed"
+    return "" if result.returncode == 0 else why.splitlines()[-1].removesuffix(": see `minirt doctor`")
 
 
 def main(what: str, ids: str) -> int:
@@ -107,15 +220,22 @@ def _expect(call: Callable[[], Any], *numbers: int) -> None:
             raise
 
 
-def _overlay(ids: IdMapping) -> None:
+def _overlay(ids: IdMapping, kind: str = "overlay") -> None:
     linux.unshare(linux.CLONE_NEWNS)
     linux.mount(None, "/", None, linux.MS_REC | linux.MS_PRIVATE)
     with tempfile.TemporaryDirectory() as folder:
         paths = {name: os.path.join(folder, name) for name in ("lower", "upper", "work", "rootfs")}
         for path in paths.values():
             os.mkdir(path)
-        rootfs.mount(folder, {"kind": "overlay", "lowers": [paths["lower"]], "userxattr": ids.rootless, **paths})
-        linux.umount(paths["rootfs"])
+        rootfs.mount(folder, {"kind": kind, "lowers": [paths["lower"]], "userxattr": ids.rootless, **paths})
+        with open(os.path.join(paths["rootfs"], "file"), "w", encoding="ascii"):
+            linux.umount(paths["rootfs"], linux.MNT_DETACH)
+
+
+def _fuse_overlayfs(ids: IdMapping) -> None:
+    if not shutil.which("fuse-overlayfs"):
+        raise MinirtError("not installed")
+    _overlay(ids, "fuse-overlayfs")
 
 
 def _proc(ids: IdMapping) -> None:
@@ -134,6 +254,7 @@ def _proc(ids: IdMapping) -> None:
 
 _ATTEMPTS: dict[str, Callable[[IdMapping], None]] = {
     "kernel": _kernel, "seccomp": _seccomp, "overlay": _overlay, "/proc mount": _proc,
+    "fuse-overlayfs": _fuse_overlayfs,
 }  # fmt: skip
 
 
@@ -147,24 +268,23 @@ def _userns_hint() -> str:
         try:
             with open(f"/proc/sys/{name}", encoding="ascii") as file:
                 if file.read().strip() == refusing:
-                    return f"sudo sysctl -w {name.replace('/', '.')}={value}"
+                    command = f"sudo sysctl -w {name.replace('/', '.')}={value}"
+                    return command + (f"; or for this Python alone: {_profile()}" if "apparmor" in name else "")
         except OSError:
             continue
+    with open("/proc/self/status", encoding="utf-8", errors="replace") as file:
+        if "\nSeccomp:\t2" in file.read():
+            return (
+                "a system call filter refuses it, as docker's does: start that container with "
+                "--security-opt seccomp=unconfined (for root: --privileged), or else use proot"
+            )
+    return "run as root, or ask the machine's owner"
+
+
+def _profile() -> str:
+    """The command that lets one program make user namespaces where AppArmor restricts them, apparmor.d(5)."""
+    text = r"abi <abi/4.0>,\ninclude <tunables/global>\nprofile minirt %s flags=(unconfined) {\n  userns,\n}\n"
     return (
-        "run as root, or ask the machine's owner (a container needs --privileged, or --security-opt seccomp=unconfined)"
+        f"printf '{text}' {os.path.realpath(sys.executable)} | sudo tee /etc/apparmor.d/minirt && "
+        "sudo apparmor_parser -r /etc/apparmor.d/minirt"
     )
-
-
-def _cgroups() -> tuple[str, str]:
-    if os.path.exists("/sys/fs/cgroup/cgroup.controllers"):
-        return "version 2", ""
-    if os.path.exists("/sys/fs/cgroup/unified/cgroup.procs"):
-        return "hybrid: version 1 limits, version 2 beside it", ""
-    return ("version 1", "") if os.path.isdir("/sys/fs/cgroup/memory") else ("", "not mounted")
-
-
-def _found(tool: str) -> tuple[str, str]:
-    import shutil
-
-    path = shutil.which(tool)
-    return (path, "") if path else ("", "not installed")
