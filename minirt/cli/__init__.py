@@ -34,6 +34,7 @@ VERBS = {
     "load": ("archive", "Load images from a tar archive"),
     "logs": ("containers", "Show what a container printed"),
     "pause": ("running", "Hold containers still"),
+    "port": ("containers", "Show where published ports are"),
     "rm": ("containers", "Remove containers"),
     "rmi": ("images", "Remove images"),
     "save": ("archive", "Write images to a tar archive"),
@@ -52,7 +53,7 @@ VERBS = {
     "hub": ("course", "Serve the embedded registry until interrupted"),
     "lab": ("course", "Open the course in JupyterLab"),
 }
-_CONTAINER_VERBS = "attach exec kill logs pause ps rm run start stats stop top unpause update wait"
+_CONTAINER_VERBS = "attach exec kill logs pause port ps rm run start stats stop top unpause update wait"
 ALIASES = {
     **{f"image {name}": [name] for name in ("history", "load", "pull", "save", "tag")},
     **{f"container {name}": [name] for name in _CONTAINER_VERBS.split()},

@@ -10,6 +10,7 @@ from minirt.cli import table
 from minirt.cli.console import Console
 from minirt.cli.flags import Values, command
 from minirt.cli.images import parse_filters, short
+from minirt.errors import NotFound
 
 
 @command(
@@ -130,3 +131,26 @@ def rm(console: Console, values: Values, arguments: list[str]) -> int:
         console.print(name)
 
     return console.each(arguments, act, values["force"])
+
+
+@command("CONTAINER [PRIVATE_PORT[/PROTO]]")
+def port(console: Console, values: Values, arguments: list[str]) -> int:
+    """Where the container's published ports are on this machine."""
+    name, wanted = arguments[0], arguments[1] if len(arguments) > 1 else ""
+    ports = console.client.inspect_container(name)["NetworkSettings"]["Ports"] or {}
+    lines = [
+        (key, ("[{}]:{}" if ":" in place["HostIp"] else "{}:{}").format(place["HostIp"], place["HostPort"]))
+        for key, places in sorted(ports.items())
+        for place in places or ()
+    ]
+    if not wanted:
+        for key, place in lines:
+            console.print(f"{key} -> {place}")
+        return 0
+    key = wanted if "/" in wanted else f"{wanted}/tcp"
+    found = [place for other, place in lines if other == key]
+    if not found:
+        raise NotFound(f"No public port '{key}' published for {name}")
+    for place in found:
+        console.print(place)
+    return 0

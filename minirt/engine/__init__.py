@@ -138,11 +138,15 @@ class Engine:
 
     def check(self) -> list[dict[str, Any]]:
         """Rows of what is not as it should be; empty when the store verifies."""
-        return list(self.store.check())
+        rows = [*self.store.check(), *self.containers.leftovers()]
+        return rows + [
+            {"what": what, "problem": "nobody uses it: `minirt system prune` removes it"} for what in self._networks()
+        ]
 
     def prune(self) -> dict[str, Any]:
         """Remove what nothing uses: stopped containers, unnamed images, unreachable content, unfinished downloads."""
         containers = self.containers.prune()
+        self._networks(remove=True)
         images = self.images.prune()
         _, freed = self.store.sweep(unfinished=True)
         return {
@@ -150,6 +154,14 @@ class Engine:
             "ImagesDeleted": images,
             "SpaceReclaimed": containers["SpaceReclaimed"] + freed,
         }
+
+    def _networks(self, remove: bool = False) -> list[str]:
+        """What of our bridge no running container uses; only root has one."""
+        if not (self.store.root / "network.json").exists() or os.geteuid() != 0:
+            return []
+        from minirt.runtime import network
+
+        return network.clean(self.store.root) if remove else network.leftovers(self.store.root)
 
     def df(self) -> dict[str, Any]:
         """GET /system/df: bytes of disk."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from minirt import trace
-from minirt.engine import signals, states
+from minirt.engine import networks, signals, states
 from minirt.engine.filters import matches
 from minirt.engine.images import epoch
 from minirt.engine.joining import connect
@@ -222,6 +222,7 @@ class Containers:
 
     def _remove(self, record: dict[str, Any]) -> None:
         with contextlib.suppress(FileNotFoundError):  # someone else removes it too
+            runtime.clean(self.folder(record))
             self._store.remove_folder(self.folder(record), IdMapping.from_json(record["ids"]))
 
     def _discard(self, record: dict[str, Any]) -> bool:
@@ -265,7 +266,7 @@ class Containers:
             "Created": epoch(record["Created"]),
             "State": status.state,
             "Status": states.text(status),
-            "Ports": [],
+            "Ports": networks.summary(self.folder(record)),
             "Labels": record["Config"].get("Labels") or {},
             "HostConfig": {"NetworkMode": record["HostConfig"].get("NetworkMode") or "none"},
             "Mounts": [],
@@ -301,7 +302,7 @@ class Containers:
             "GraphDriver": {"Name": recipe["kind"], "Data": layers},
             "Mounts": [],
             "Config": config,
-            "NetworkSettings": {"Networks": {}, "Ports": {}},
+            "NetworkSettings": networks.shown(folder, record["HostConfig"].get("NetworkMode") or "none"),
         }
 
     def logs(self, name: str) -> Iterator[tuple[str, bytes]]:
@@ -323,6 +324,13 @@ class Containers:
             for folder in self._store.half_made():
                 self._store.remove_folder(folder, self._store.ids)
         return {"ContainersDeleted": gone, "SpaceReclaimed": freed}
+
+    def leftovers(self) -> Iterator[dict[str, Any]]:
+        """What containers that no longer run left outside their folders: rows as those of `Store.check`."""
+        for record in self._records():
+            for what in runtime.leftovers(self.folder(record)):
+                problem = f"{what}: its shim was killed; `minirt rm` or `minirt system prune` removes it"
+                yield {"what": f"container {record['Name']}", "problem": problem}
 
     def _reap(self) -> None:
         """Remove --rm containers that ended with nobody waiting."""

@@ -22,6 +22,7 @@ from minirt.userns import IdMapping
 if TYPE_CHECKING:
     from minirt.runtime.cgroups import Cgroup
 
+_PATIENCE = 10  # seconds for what was killed to be gone
 _KILLED = 128 + 9  # what a container that went down with its shim exits with
 
 
@@ -108,6 +109,8 @@ def _start(folder: Path, stdin: int | None, stdout: int | None, stderr: int | No
 
 def _check_mapping(folder: Path, ids: IdMapping) -> None:
     """The layers and the bundle were made for one id mapping; under another, owners would be wrong."""
+    if (state.read_json(str(folder / "rootfs.json")) or {}).get("idmap"):
+        return  # the layers are root's, whatever the container's mapping
     config = state.read_json(str(folder / "config.json")) or {}
     rows = config.get("linux", {}).get("uidMappings", [])
     if tuple((row["containerID"], row["hostID"], row["size"]) for row in rows) != ids.uids:
@@ -153,14 +156,43 @@ def _ask(folder: Path, request: dict[str, Any], fds: Sequence[int | None]) -> tu
     return control.ask(folder, {**request, "streams": given}, [fd for fd in fds if fd is not None])
 
 
+def leftovers(folder: Path) -> list[str]:
+    """What a container that does not run still has outside its folder, a line each: its shim was killed."""
+    if status(folder).runs:
+        return []
+    group, found = cgroup(folder), []
+    run = state.read_json(str(folder / "run.json"))
+    fd = state.open_process(run, "init") if run else None
+    if fd is not None and run is not None:  # in a pid namespace that is not its own
+        os.close(fd)
+        found = [f"process {run['init']['pid']}"]
+    found += ["its control group"] if group and any(os.path.isdir(place) for _, place in group.folders()) else []
+    half_made = [] if found or not (folder / "oci" / folder.name).is_dir() else ["a container that was not finished"]
+    return found + half_made + (["its place in the network"] if (folder / "network-state.json").exists() else [])
+
+
 def clean(folder: Path) -> None:
-    """Remove what a container that ended without its shim left outside its folder."""
+    """Remove `leftovers`; for whoever holds the container (see `hold`)."""
     if status(folder).runs:
         return
-    group = cgroup(folder)
-    if group:
+    if (folder / "oci" / folder.name).is_dir():
+        from minirt.runtime import oci
+
+        oci.Container(str(folder / "oci"), folder.name).delete(force=True)
+    run = state.read_json(str(folder / "run.json"))
+    fd = state.open_process(run, "init") if run else None
+    if fd is not None:
+        with contextlib.suppress(ProcessLookupError):
+            signals.pidfd_send_signal(fd, signals.SIGKILL)
+        state.ended(fd, _PATIENCE)
+        os.close(fd)
+    if group := cgroup(folder):
         group.kill(signals.SIGKILL)
         group.delete()
+    if (folder / "network-state.json").exists():
+        from minirt.runtime import network
+
+        network.detach(folder.parent.parent, folder)
 
 
 def _above(fd: int, opened: list[int]) -> int:

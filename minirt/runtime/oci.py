@@ -340,7 +340,8 @@ class Container:
         try:
             return cgroups.locate(path, self.id, systemd=systemd, rootless=rootless)
         except Unsupported:
-            if rootless and not prepare.any_limit(wanted):
+            ruled = (config["linux"].get("resources") or {}).get("devices") and not rootless
+            if not ruled and not prepare.any_limit(wanted):
                 return None
             raise
 

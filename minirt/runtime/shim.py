@@ -7,7 +7,8 @@
 The entry becomes root over the user's ids (rootless), makes the pid namespace and exits, so no starter has to reap a
 shim. The shim stands in a pid namespace of its own, around the container's: if it dies, also by kill -9, the kernel
 kills the container with it, whatever user the command has become (PR_SET_PDEATHSIG would be lost by then), and the
-mounts go with its mount namespace. It mounts the rootfs, drives an OCI runtime (ours, or another as a command), copies
+mounts go with its mount namespace. (With `--pid host` or another's there can be none around it: then `system prune`
+ends what a killed shim left.) It mounts the rootfs, drives an OCI runtime (ours, or another as a command), copies
 the streams, keeps the log, answers on `shim.sock`, records the exit.
 fds: 0, 1, 2 are the given streams (/dev/null for none); 3 takes one line of JSON for the starter: `{"pid"}` once the
 command runs, or `{"error", "exit_code"}`. Sources: pid_namespaces(7), pidfd_open(2). Taught in chapter 08.
@@ -55,7 +56,8 @@ def main(folder: str, options: str) -> NoReturn:
                 proot.Shim(folder, config, snapshot, json.loads(options), False).run()
             os._exit(0)
         inside = _enter_user_namespace(config)
-        linux.unshare(linux.CLONE_NEWPID)
+        if any(entry["type"] == "pid" and not entry.get("path") for entry in config["linux"]["namespaces"]):
+            linux.unshare(linux.CLONE_NEWPID)  # else it shares one that has to be reached from here, setns(2)
         if os.fork() == 0:
             Shim(folder, config, snapshot, json.loads(options), inside).run()
     except Exception as error:  # the process boundary: the starter gets one line, whatever it was

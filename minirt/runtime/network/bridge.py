@@ -234,7 +234,7 @@ def _lives(process_: dict[str, Any]) -> bool:
             fields = file.read().rpartition(b")")[2].split()
     except OSError:
         return False
-    return int(fields[19]) == process_["start_time"]
+    return bool(int(fields[19]) == process_["start_time"])
 
 
 def _free_subnet(routes: list[tuple[int, int, int]], name: str) -> tuple[int, int]:
