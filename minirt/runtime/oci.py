@@ -128,7 +128,7 @@ class Container:
         pidfd = -1
         try:
             self._save(known)
-            group = self._make_cgroup(config_, systemd)
+            group = prepare.place(config_, self.id, systemd)
             if group:
                 known["cgroup"] = group.to_json()
                 self._save(known)
@@ -331,19 +331,6 @@ class Container:
         return group
 
     # the parts of create
-
-    def _make_cgroup(self, config: dict[str, Any], systemd: bool) -> cgroups.Cgroup | None:
-        """Its place among the cgroups; None for a plain user who may make none and asks for no limit."""
-        path = config["linux"].get("cgroupsPath") or ""
-        wanted = {key: value for key, value in (config["linux"].get("resources") or {}).items() if key != "devices"}
-        rootless = not prepare.is_root()
-        try:
-            return cgroups.locate(path, self.id, systemd=systemd, rootless=rootless)
-        except Unsupported:
-            ruled = (config["linux"].get("resources") or {}).get("devices") and not rootless
-            if not ruled and not prepare.any_limit(wanted):
-                return None
-            raise
 
     def _filter(self, policy: dict[str, Any] | None) -> seccomp.Filter | None:
         return seccomp.Filter(seccomp.compile(policy, self._cache), policy.get("flags")) if policy else None

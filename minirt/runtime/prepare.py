@@ -13,8 +13,8 @@ import resource
 from typing import Any
 
 from minirt import linux
-from minirt.errors import InvalidInput, StartError
-from minirt.runtime import mounts
+from minirt.errors import InvalidInput, StartError, Unsupported
+from minirt.runtime import cgroups, mounts
 from minirt.runtime.init import open_source
 from minirt.userns import IdMapping
 
@@ -25,6 +25,19 @@ def is_root() -> bool:
     """Root of the machine, or of what it takes for one."""
     with open("/proc/self/uid_map", encoding="ascii") as file:
         return os.geteuid() == 0 and file.read().split() == ["0", "0", "4294967295"]
+
+
+def place(config: dict[str, Any], id: str, systemd: bool) -> cgroups.Cgroup | None:
+    """The container's place among the cgroups; None where none can be made and no limit or device rule is asked for."""
+    resources = config["linux"].get("resources") or {}
+    rootless = not is_root()
+    try:
+        return cgroups.locate(config["linux"].get("cgroupsPath") or "", id, systemd=systemd, rootless=rootless)
+    except Unsupported:
+        limits = {key: value for key, value in resources.items() if key != "devices"}
+        if (resources.get("devices") and not rootless) or any_limit(limits):
+            raise
+        return None
 
 
 def any_limit(value: Any) -> bool:
