@@ -45,13 +45,15 @@ class Connection:
         self._line.sendall(data[sent:], socket.MSG_NOSIGNAL)
 
     def read(self) -> bool:
-        """Take what has arrived, once; False at the end."""
+        """Take what has arrived, once; False at the end. ValueError for more than any request needs."""
         data, ancillary, _, _ = self._line.recvmsg(65536, socket.CMSG_SPACE(4 * _MAX_FDS), socket.MSG_CMSG_CLOEXEC)
         for _, kind, raw in ancillary:
             if kind == socket.SCM_RIGHTS:
                 self.fds += array.array("i", raw[: len(raw) // 4 * 4])
         self._buffer += data
-        return bool(data) and len(self._buffer) <= _MAX
+        if len(self._buffer) > _MAX or len(self.fds) > _MAX_FDS:
+            raise ValueError("a request is too long")
+        return bool(data)
 
     def message(self) -> dict[str, Any] | None:
         """The next whole line that was read."""
@@ -59,7 +61,10 @@ class Connection:
         if not newline:
             return None
         self._buffer = rest
-        value = json.loads(line)
+        try:
+            value = json.loads(line)
+        except RecursionError as error:
+            raise ValueError("a request is nested too deep") from error
         return value if isinstance(value, dict) else {}
 
     def wait(self) -> dict[str, Any] | None:
@@ -77,10 +82,14 @@ class Connection:
             raise error
         return message
 
-    def close(self) -> None:
+    def drop(self) -> None:
+        """Close the descriptors that came and that nobody took."""
         for fd in self.fds:
             os.close(fd)
         self.fds = []
+
+    def close(self) -> None:
+        self.drop()
         self._line.close()
 
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from minirt.runtime import external
 
 _STATUS = 3
+_EXEC = re.compile("[0-9A-Za-z_-]{1,128}")
 _NULL = os.makedev(1, 3) if hasattr(os, "makedev") else 0
 
 
@@ -110,6 +112,7 @@ class Shim:
         self._pump = Pump()
         self._processes: dict[str, Process] = {}  # init is ""
         self._log: Log | None = None
+        self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         self._disconnect: Callable[[], None] = lambda: None
 
     def run(self) -> NoReturn:
@@ -305,7 +308,15 @@ class Shim:
     # requests
 
     def _accept(self, listener: Any) -> None:
-        line, _ = listener.accept()
+        try:
+            line, _ = listener.accept()
+        except OSError:  # no descriptor is left: turn one away, or it would stand before the door for ever
+            os.close(self._spare)
+            with contextlib.suppress(OSError):
+                listener.accept()[0].close()
+            self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+            return
+        line.setblocking(False)  # who asks and does not listen holds nobody up
         connection = control.Connection(line)
         self._pump.watched[connection.fileno()] = lambda: self._serve(connection)
 
@@ -313,21 +324,22 @@ class Shim:
         """One more piece of what somebody says, or their going."""
         try:
             more = connection.read()
-            request = connection.message()
-        except (OSError, ValueError):
-            more, request = False, None
-        if request is not None:
-            fds, connection.fds = connection.fds, []
-            try:
-                answer = getattr(self, f"_do_{request.get('do')}")(connection, request, fds)
-            except Exception as error:  # the process boundary: whoever asked gets one line, and the container goes on
-                status = getattr(error, "status", 500)
-                code = error.exit_code if isinstance(error, StartError) else 125
-                answer = {"error": namespaces.describe(error), "exit_code": code, "conflict": status == 409}
-            with contextlib.suppress(OSError):
-                connection.send(answer)
-        elif not more:
+            while (request := connection.message()) is not None:
+                connection.send(self._answer(connection, request))
+        except (OSError, ValueError):  # also where nobody takes the answer
+            more = False
+        if not more:
             self._hang_up(connection)
+
+    def _answer(self, connection: control.Connection, request: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return dict(getattr(self, f"_do_{request.get('do')}")(connection, request, connection.fds))
+        except Exception as error:  # the process boundary: whoever asked gets one line, and the container goes on
+            status = getattr(error, "status", 500)
+            code = error.exit_code if isinstance(error, StartError) else 125
+            return {"error": namespaces.describe(error), "exit_code": code, "conflict": status == 409}
+        finally:
+            connection.drop()
 
     def _hang_up(self, connection: control.Connection) -> None:
         if self._pump.watched.pop(connection.fileno(), None):
@@ -342,11 +354,12 @@ class Shim:
         return {}
 
     def _do_exec(self, connection: control.Connection, request: dict[str, Any], fds: list[int]) -> dict[str, Any]:
-        name, given = request["id"], _in_place(request["streams"], fds)
+        name = request["id"]
+        if not isinstance(name, str) or not _EXEC.fullmatch(name) or name in self._processes:
+            raise StartError("exec: its id is no new one")
         process = json.loads(json.dumps(self._config["process"]))
-        for key in ("oomScoreAdj", "consoleSize"):
-            process.pop(key, None)
-        process |= request["process"]
+        process = {**process, "oomScoreAdj": None, "consoleSize": None, **request["process"]}
+        given = _in_place(request["streams"], fds)
 
         def make(streams: tuple[int | None, int, int], console: int | None) -> tuple[int, int]:
             return self._runtime.exec(process, streams=streams, console=console)
@@ -356,8 +369,7 @@ class Shim:
                 self._become(process, request["user"])
             began = self._begin(name, make, bool(process.get("terminal")), given[0] is not None)
         except BaseException:
-            for fd in fds:
-                os.close(fd)
+            fds += [fd for fd in given if fd is not None]
             raise
         began.attach(given, connection)
         self._note(name)
@@ -384,6 +396,5 @@ class Shim:
 
 
 def _in_place(streams: list[bool], fds: list[int]) -> list[int | None]:
-    """The descriptors that came, each where it belongs; None where none was sent."""
-    rest = iter(fds)
-    return [next(rest, None) if given else None for given in streams]
+    """Take the descriptors that came, each to where it belongs; None where none was sent."""
+    return [fds.pop(0) if given and fds else None for given in streams]
