@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import NoReturn
 
 _HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _BOOT = "import sys; sys.path[:0] = [sys.argv[1]]; sys.path += sys.argv[2].split('\\n'); import importlib; \
@@ -19,6 +20,12 @@ def command(module: str, *arguments: str) -> list[str]:
     """The argv that runs `module.main(*arguments)` in a fresh interpreter; its result is the exit status."""
     path = "\n".join(entry for entry in sys.path if entry and entry != _HERE)
     return [sys.executable, "-I", "-S", "-c", _BOOT, _HERE, path, module, *arguments]
+
+
+def oci_runtime() -> NoReturn:
+    """The installed command `minirt-oci`: go on without site packages, as root from a sealed interpreter."""
+    words = command("minirt.runtime.command", *sys.argv[1:])
+    os.execve(words[0] if os.geteuid() else sealed_interpreter(), words, os.environ)
 
 
 def sealed_interpreter() -> int:

@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import getopt
 import json
-import os
 import sys
 from typing import Any
 
-from minirt import __version__, child
+from minirt import __version__
 from minirt.errors import InvalidInput, StartError
 from minirt.runtime import namespaces, oci, state
 from minirt.runtime.verbs import VERBS, Call
@@ -43,11 +42,6 @@ _USAGE = f"""usage: minirt-oci [--root DIR] [--log FILE] [--log-format text|json
 
 verbs: {" ".join(VERBS)}
 """
-
-
-def entry() -> int:
-    """The installed command: start again without site packages, from a sealed copy of the interpreter."""
-    os.execve(child.sealed_interpreter(), child.command("minirt.runtime.command", *sys.argv[1:]), os.environ)
 
 
 def main(*arguments: str) -> int:

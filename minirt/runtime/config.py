@@ -103,6 +103,8 @@ def check(config: Any) -> None:
             raise InvalidInput(f"config.json: linux.namespaces: {kind} is listed twice")
     if "mount" not in kinds:
         raise Unsupported("config.json: linux.namespaces: a container without a mount namespace is not supported")
+    if "user" not in kinds and (linux.get("uidMappings") or linux.get("gidMappings")):
+        raise InvalidInput("config.json: linux.uidMappings and gidMappings need a user namespace")
     for name, kind in ("hostname", "uts"), ("domainname", "uts"):
         if config.get(name) and kind not in kinds:
             raise InvalidInput(f"config.json: {name} needs a {kind} namespace")

@@ -125,7 +125,7 @@ class Container:
         known: dict[str, Any] = {
             "id": self.id, "bundle": bundle, "created": state.now(), "boot_id": state.boot_id(), "config": config_,
         }  # fmt: skip
-        pidfd = -1
+        pidfd, pid = -1, 0
         try:
             self._save(known)
             group = prepare.place(config_, self.id, systemd)
@@ -161,6 +161,8 @@ class Container:
             if pidfd >= 0:
                 os.close(pidfd)
             self._discard(known)
+            if pid:
+                os.waitpid(pid, 0)
             raise
 
     def _follow(self, known: dict[str, Any], line: Sync) -> None:

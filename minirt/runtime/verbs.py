@@ -56,13 +56,27 @@ class Call:
         return line
 
     @property
-    def preserve(self) -> int:
-        """How many descriptors after stderr go on to the command: those asked for, and systemd's, sd_listen_fds(3)."""
+    def handed_on(self) -> int:
+        """How many descriptors systemd gave us for the command, sd_listen_fds(3)."""
         ours = os.environ.get("LISTEN_PID", str(os.getpid())) == str(os.getpid())
+        return int(os.environ.get("LISTEN_FDS", 0)) if ours else 0
+
+    @property
+    def preserve(self) -> int:
+        """How many descriptors after stderr go on to the command: those asked for, and systemd's."""
         try:
-            return int(self.options.get("preserve-fds", 0)) + int(os.environ.get("LISTEN_FDS", 0) if ours else 0)
+            count = int(self.options.get("preserve-fds", 0))
         except ValueError:
             raise InvalidInput("--preserve-fds takes a number") from None
+        for fd in range(3, 3 + count + self.handed_on):
+            if not os.path.lexists(f"/proc/self/fd/{fd}"):
+                raise InvalidInput(f"--preserve-fds: descriptor {fd} is not open")
+        return count + self.handed_on
+
+    def told(self, process: dict[str, Any]) -> None:
+        """Tell the command, pid 1 there, of systemd's descriptors."""
+        if self.handed_on:
+            process["env"] = [*(process.get("env") or []), f"LISTEN_FDS={self.handed_on}", "LISTEN_PID=1"]
 
     def foreground(self, process: dict[str, Any]) -> Foreground:
         """Our streams for it; a terminal of its own where nobody else shows it."""
@@ -87,6 +101,7 @@ class Call:
 
 def create(call: Call, shown: Foreground | None = None) -> int:
     config = load(call.options.get("bundle", "."), call.options.get("config"))
+    call.told(config["process"])
     call.container.create(
         call.options.get("bundle", "."),
         config=config,

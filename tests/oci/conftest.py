@@ -17,22 +17,6 @@ from ociruntime import NAMES, Box, Console, Runtime, children, cleaned, fill, ga
 
 from minirt import linux
 
-# What minirt-oci does not do yet. Strict: the line goes when it does.
-OPEN = {
-    "test_sockets_of_the_service_manager_are_passed": "LISTEN_FDS and LISTEN_PID do not reach the command",
-    "test_more_than_there_are_is_refused": "--preserve-fds of more than there are is taken",
-    "test_mappings_without_the_namespace_are_refused": "mappings without a user namespace are passed over",
-    "test_a_failure_leaves_no_zombie": "create does not wait for the init that it ended",
-}
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if isinstance(item, pytest.Function) and item.path.parent == Path(__file__).parent:
-            parameters = item.callspec.params if hasattr(item, "callspec") else {}
-            if parameters.get("runtime") == "ours" and item.originalname in OPEN:
-                item.add_marker(pytest.mark.xfail(reason=OPEN[item.originalname], strict=True))
-
 
 @pytest.fixture(scope="session")
 def image() -> Iterator[Path]:
