@@ -174,6 +174,7 @@ def test_plain_whiteouts_mean_what_the_kernels_do(tmp_path: Path) -> None:
             folders.append(folder)
         kinds = {path.name for path in folders[1].rglob("*") if path.is_char_device()}
         assert not kinds if form == "plain" else kinds  # nothing that a foreign file system would refuse
+        assert not (folders[1] / ".wh.c").exists()  # what the layer itself holds is hidden from nobody
         target = tmp_path / form / "merged"
         target.mkdir()
         merge(folders, target, "user" if form == "plain" else form)
@@ -245,7 +246,7 @@ def test_a_container_by_proot(refused: Run) -> None:
             f"echo in | {run} -i toolbox cat",
             f"mkdir -p vol; {run} -v $PWD/vol:/data -e A=b toolbox sh -c 'echo $A > /data/x'; cat vol/x; ls -n vol",
             f"printf '\\0' > vol/bad; chmod +x vol/bad; {run} -v $PWD/vol:/data toolbox /data/bad",
-            f"{run} toolbox grep -E '^(NoNewPrivs|Seccomp):' /proc/self/status",
+            f"{run} toolbox grep -E '^(NoNewPrivs|Seccomp_filters):' /proc/self/status",
             f"{run} -m 10m toolbox true",
             "$m ps -aq",
             "$m system check",
@@ -257,7 +258,8 @@ def test_a_container_by_proot(refused: Run) -> None:
     assert listed[2:4] == [ours, refused("id -g").stdout.strip()]  # what it made is ours
     assert shown == [
         "0", "/root", "/", "/bin/sh", "= 7", "5:6 /work/dir", "= 0", "= 127", "= 126", "= 143", "in", "= 0", "b", "= 0",
-        "= 1", "NoNewPrivs:\t1", "Seccomp:\t2", "= 0", "= 125", "= 0", "Everything in the store verifies", "= 0",
+        "= 1", "NoNewPrivs:\t1", "Seccomp_filters:\t2", "= 0",  # one is CONFINE's
+        "= 125", "= 0", "Everything in the store verifies", "= 0",
     ]  # fmt: skip
     for text in ('exec: "nope": executable file not found', 'exec: "/etc": permission denied', "exec format error"):
         assert text in result.stderr
@@ -358,6 +360,11 @@ done
 $m start -a first > /dev/null; $m run --rm --network none toolbox sh -c 'test -e /made; echo $?'
 $m info -f '{{{{.Driver}}}}'
 $m rm -f first; $m system check
+mkdir place/lab && PYTHONPATH={Path(__file__).parent} {sys.executable} -B -c '
+import os, pathlib
+import test_applier
+from tars import entry
+print(os.listdir(test_applier.Lab(pathlib.Path("place/lab")).unpack(entry(".wh.gone"))))'
 """
     env = {**os.environ, "PATH": path, "MINIRT_HUB": "embedded"}
     words = [require("unshare"), "--mount", "--propagation", "private", "sh", "-c", script]
@@ -365,7 +372,7 @@ $m rm -f first; $m system check
     lines = result.stdout.split("\n")
     kind = "fuse.fuse-overlayfs" if driver == "fuse-overlayfs" else "overlay"
     assert lines[0].startswith(kind), result.stdout + result.stderr
-    assert lines[1:] == ["1", driver, "first", "Everything in the store verifies", ""]
+    assert lines[1:] == ["1", driver, "first", "Everything in the store verifies", "['.wh.gone']", ""]
     how = "fuse-overlayfs does its work, slower" if driver == "fuse-overlayfs" else "the image's files were copied"
     assert "WARNING: overlay does not work here (" in result.stderr and how in result.stderr
     assert not _living(str(tmp_path))
