@@ -11,11 +11,9 @@ Taught in chapter 07.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from minirt import child, linux
 from minirt.errors import Unsupported
@@ -23,8 +21,7 @@ from minirt.errors import Unsupported
 _SHARED_COUNT = 65536
 
 
-@dataclass(frozen=True)
-class IdMapping:
+class IdMapping(NamedTuple):
     """Rows are (inside, outside, count). No rows: the ids are the host's own (root). `faked`: only proot plays them."""
 
     uids: tuple[tuple[int, int, int], ...] = ()
@@ -45,6 +42,8 @@ class IdMapping:
         """The name of the unpacked form of layers: overlay's xattr namespace and the mapping."""
         if not self.rootless:
             return "trusted"
+        import hashlib  # loads OpenSSL, which whoever only joins namespaces does without
+
         kind = "faked" if self.faked else "user"
         return f"{kind}-" + hashlib.sha256(repr((self.uids, self.gids)).encode()).hexdigest()[:12]
 

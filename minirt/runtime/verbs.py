@@ -11,7 +11,6 @@ import signal as signals
 import socket
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -21,13 +20,11 @@ from minirt.runtime.config import load
 from minirt.runtime.foreground import Foreground
 
 
-@dataclass
 class Call:
     """The options before the verb (`known`), those after it, and the words."""
 
-    known: dict[str, Any]
-    options: dict[str, Any]
-    words: list[str]
+    def __init__(self, known: dict[str, Any], options: dict[str, Any], words: list[str]) -> None:
+        self.known, self.options, self.words = known, options, words
 
     @property
     def root(self) -> str:
@@ -228,7 +225,7 @@ def _read(path: str) -> dict[str, Any]:
     return value
 
 
-def list(call: Call) -> int:
+def listing(call: Call) -> int:
     form = call.options.get("format", "table")
     if form not in ("table", "json"):
         raise InvalidInput("list: --format is table or json")
@@ -309,5 +306,5 @@ def spec(call: Call) -> int:
 
 VERBS: dict[str, Callable[[Call], int]] = {
     "create": create, "run": run, "start": start, "state": state, "kill": kill, "delete": delete, "exec": exec,
-    "list": list, "ps": ps, "pause": pause, "resume": resume, "update": update, "features": features, "spec": spec,
+    "list": listing, "ps": ps, "pause": pause, "resume": resume, "update": update, "features": features, "spec": spec,
 }  # fmt: skip

@@ -16,8 +16,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from minirt import linux
 from minirt.errors import InvalidInput
@@ -35,8 +34,7 @@ _BASE: tuple[tuple[Device, int], ...] = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Policy:
+class Policy(NamedTuple):
     """`default`: allow what no exception names. `exceptions`: access bits by device, each the default's contrary."""
 
     default: bool

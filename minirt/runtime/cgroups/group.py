@@ -8,7 +8,6 @@ import os
 import signal as signals
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from minirt import linux
@@ -20,20 +19,22 @@ _DYING = 2  # seconds for killed processes to leave
 _ROUNDS = 100  # of killing, before we say that new processes come faster than we kill
 
 
-@dataclass
 class Cgroup:
     """`groups`: the group's folder by v1 controller, `name=…` or "" for v2; `points`: the mount each lies in.
     `unit`, `slice`, `bus`: the systemd scope, whose folders are known once it is made."""
 
-    groups: dict[str, str]
-    points: dict[str, str]
-    rootless: bool
-    unit: str = ""
-    slice: str = ""
-    bus: str = field(default="", repr=False)
+    def __init__(
+        self, groups: dict[str, str], points: dict[str, str], rootless: bool, unit: str = "", slice: str = "",
+        bus: str = "",
+    ) -> None:  # fmt: skip
+        self.groups, self.points, self.rootless = groups, points, rootless
+        self.unit, self.slice, self.bus = unit, slice, bus
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Cgroup) and self.to_json() == other.to_json()
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return dict(vars(self))
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Cgroup:

@@ -9,15 +9,14 @@ passes on none ("no internal processes"). Sources: cgroups(7), cgroup-v2.rst, pr
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from minirt.errors import InvalidInput, Unsupported
 
 _CONTROLLERS = ("cpuset", "cpu", "io", "memory", "pids")
 
 
-@dataclass(frozen=True)
-class Hierarchy:
+class Hierarchy(NamedTuple):
     """`controllers`: v1 names, `name=…` for one without a controller, or "" for v2. `point`: where it is mounted;
     `root`: the group that shows there; `own`: our own group seen from it, None where it lies outside."""
 
