@@ -360,11 +360,13 @@ done
 $m start -a first > /dev/null; $m run --rm --network none toolbox sh -c 'test -e /made; echo $?'
 $m info -f '{{{{.Driver}}}}'
 $m rm -f first; $m system check
-mkdir place/lab && PYTHONPATH={Path(__file__).parent} {sys.executable} -B -c '
+PYTHONPATH={Path(__file__).parent} {sys.executable} -B -c '
 import os, pathlib
 import test_applier
 from tars import entry
-print(os.listdir(test_applier.Lab(pathlib.Path("place/lab")).unpack(entry(".wh.gone"))))'
+folder = pathlib.Path("place/lab").absolute()
+folder.mkdir()
+print(os.listdir(test_applier.Lab(folder).unpack(entry(".wh.gone"))))'
 """
     env = {**os.environ, "PATH": path, "MINIRT_HUB": "embedded"}
     words = [require("unshare"), "--mount", "--propagation", "private", "sh", "-c", script]
