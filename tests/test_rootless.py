@@ -360,7 +360,7 @@ done
 $m start -a first > /dev/null; $m run --rm --network none toolbox sh -c 'test -e /made; echo $?'
 $m info -f '{{{{.Driver}}}}'
 $m rm -f first; $m system check
-PYTHONPATH={Path(__file__).parent} {sys.executable} -B -c '
+PYTHONPATH={Path(__file__).parent}:{Path(__file__).parent.parent} {sys.executable} -B -c '
 import os, pathlib
 import test_applier
 from tars import entry
