@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import getopt
 import json
+import os
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 from minirt import __version__
 from minirt.errors import InvalidInput, StartError
@@ -44,8 +45,18 @@ verbs: {" ".join(VERBS)}
 """
 
 
-def main(*arguments: str) -> int:
-    """Do what the words say; the exit status."""
+def main(*arguments: str) -> NoReturn:
+    """Do what the words say, and end with its exit status, at once: Python's own way out takes 8 ms more, and docker
+    begins to watch a container's memory only when `start` has returned."""
+    code = _do(*arguments)
+    try:
+        print(end="", flush=True)
+    except OSError:  # nobody reads it, or there is no room for it
+        code = 1
+    os._exit(code)
+
+
+def _do(*arguments: str) -> int:
     known: dict[str, Any] = {}
     verb = ""
     try:
