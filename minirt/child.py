@@ -23,9 +23,8 @@ def command(module: str, *arguments: str) -> list[str]:
 
 
 def oci_runtime() -> NoReturn:
-    """The installed command `minirt-oci`: go on without site packages, as root from a sealed interpreter."""
-    words = command("minirt.runtime.command", *sys.argv[1:])
-    os.execve(words[0] if os.geteuid() else sealed_interpreter(), words, os.environ)
+    """The installed command `minirt-oci`: go on without site packages, from a sealed interpreter: a user's own too."""
+    os.execve(sealed_interpreter(), command("minirt.runtime.command", *sys.argv[1:]), os.environ)
 
 
 def sealed_interpreter() -> int:

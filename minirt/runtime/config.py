@@ -13,7 +13,7 @@ import os
 from typing import Any
 
 from minirt.errors import InvalidInput, Unsupported
-from minirt.runtime import capabilities
+from minirt.runtime import capabilities, namespaces
 
 _MAX = 16 << 20  # bytes of config.json
 _ANY: Any = object()
@@ -101,10 +101,11 @@ def check(config: Any) -> None:
             raise Unsupported(f"config.json: linux.namespaces: {kind!r} is not supported")
         if kinds.count(kind) > 1:
             raise InvalidInput(f"config.json: linux.namespaces: {kind} is listed twice")
-    if "mount" not in kinds:
-        raise Unsupported("config.json: linux.namespaces: a container without a mount namespace is not supported")
+    if not any(entry.get("type") == "mount" and not entry.get("path") for entry in linux.get("namespaces") or []):
+        raise Unsupported("config.json: linux.namespaces: a container without a new mount namespace is not supported")
     if "user" not in kinds and (linux.get("uidMappings") or linux.get("gidMappings")):
         raise InvalidInput("config.json: linux.uidMappings and gidMappings need a user namespace")
+    kinds = [entry["type"] for entry in linux["namespaces"] if not _is_ours(entry)]
     for name, kind in ("hostname", "uts"), ("domainname", "uts"):
         if config.get(name) and kind not in kinds:
             raise InvalidInput(f"config.json: {name} needs a {kind} namespace")
@@ -139,6 +140,14 @@ def check_process(process: Any) -> None:
             raise InvalidInput(f"config.json: process.user: {number} is no id")
     for names in (process.get("capabilities") or {}).values():
         capabilities.mask(names or [])
+
+
+def _is_ours(entry: dict[str, Any]) -> bool:
+    """Whether a namespace that is to be joined is our own, the machine's: what is set in it is set for the machine."""
+    try:
+        return bool(entry.get("path")) and namespaces.is_ours(entry["path"], entry["type"])
+    except OSError:
+        return False  # joining it will say what is wrong with the path
 
 
 def _check_sysctl(key: str, kinds: list[str]) -> None:

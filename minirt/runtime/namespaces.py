@@ -179,7 +179,7 @@ def _enter_namespaces(line: Sync, namespaces: list[dict[str, Any]]) -> None:
     user = joined.pop("user", None)
     if "mount" in joined:
         seal()
-    if user is not None and _same(user, "user"):
+    if user is not None and is_ours(user, "user"):
         os.close(user)  # setns(2) refuses to join what one is in
         user, kinds = None, [kind for kind in kinds if kind != "user"]
     making = user is None and "user" in kinds
@@ -215,9 +215,9 @@ def seal() -> None:
     sys.meta_path.clear()
 
 
-def _same(fd: int, kind: str) -> bool:
-    """Whether a namespace is our own."""
-    return os.path.samestat(os.fstat(fd), os.stat(f"/proc/self/ns/{FILES[kind]}"))
+def is_ours(place: int | str, kind: str) -> bool:
+    """Whether the namespace at a path or descriptor is our own. Raises OSError."""
+    return os.path.samestat(os.stat(place), os.stat(f"/proc/self/ns/{FILES[kind]}"))
 
 
 def of(pid: int, kinds: list[str]) -> list[dict[str, Any]]:

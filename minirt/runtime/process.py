@@ -141,10 +141,10 @@ class Process:
         os.fchdir(self.cwd)
         os.close(self.cwd)
         strict = self.process.get("noNewPrivileges")
+        capabilities.bound(sets)
         if self.filter and not strict:
             self.filter.load()
             self.filter = None
-        capabilities.bound(sets)
         linux.prctl(linux.PR_SET_KEEPCAPS, 1)
         uid, gid, groups = who.get("uid", 0), who.get("gid", 0), who.get("additionalGids") or []
         if self._may_set_groups():

@@ -7,10 +7,11 @@ from /etc/group, only where no group is given. Rules and messages are docker's (
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from minirt.errors import StartError
@@ -18,6 +19,7 @@ from minirt.runtime.mounts import Root
 
 MAX_ID = 2**31 - 1
 _MAX_FILE = 4 << 20  # bytes
+_MOST = 8  # colons that mean something, passwd(5), group(5)
 _NUMBER = re.compile("[+-]?[0-9]+")
 
 
@@ -33,14 +35,13 @@ def resolve(root: Root, text: str, more: Iterable[str] = ()) -> dict[str, Any]:
     else:
         uid = _number(name, "user", "passwd") if name else 0
     groups: list[int] = []
-    rows = _rows(root, "/etc/group", 3)
     if group:
-        listed = [int(row[2]) for row in rows if _means(group, row)]
+        listed = [int(row[2]) for row in _rows(root, "/etc/group", 3) if _means(group, row)]
         gid = listed[0] if listed else _number(group, "group", "group")
     elif known:
-        groups = [int(row[2]) for row in rows if len(row) > 3 and known in row[3].split(",")]
+        groups = [int(row[2]) for row in _rows(root, "/etc/group", 3) if len(row) > 3 and known in row[3].split(",")]
     for name in more:
-        listed = [int(row[2]) for row in rows if name in (row[0], row[2])]
+        listed = [int(row[2]) for row in _rows(root, "/etc/group", 3) if name in (row[0], row[2])]
         groups += listed or [_number(name, "group", "group")]
     for number in (uid, gid, *groups):
         _check(number)
@@ -72,15 +73,21 @@ def _check(number: int) -> int:
     return number
 
 
-def _rows(root: Root, path: str, fields: int) -> list[list[str]]:
-    """The file's lines, cut at colons, with enough fields and an id third; none where the image has no such file."""
+def _rows(root: Root, path: str, fields: int) -> Iterator[list[str]]:
+    """The file's lines, cut at colons, with enough fields and an id third; none where the image has no such file.
+
+    One at a time: as many short lines as there is room for, all cut, would take a hundred times that room.
+    """
     try:
         fd = root.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except (FileNotFoundError, NotADirectoryError):
-        return []
+        return
     with os.fdopen(fd, "rb") as file:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise StartError(f"{path} of the image is not a regular file")
-        lines = file.read(_MAX_FILE).decode("utf-8", "surrogateescape").split("\n")
-    rows = [[field.strip() for field in line.split(":")] for line in lines]
-    return [row for row in rows if len(row) >= fields and re.fullmatch("[0-9]{1,20}", row[2])]
+        text = io.BytesIO(file.read(_MAX_FILE))
+    for line in text:
+        if line.count(b":") >= fields - 1:
+            row = [field.strip() for field in line.decode("utf-8", "surrogateescape").split(":", _MOST)]
+            if re.fullmatch("[0-9]{1,20}", row[2]):
+                yield row
