@@ -126,6 +126,7 @@ def spawn(
     finally:
         middle_end.close()
         os.waitpid(middle, 0)
+        linux.prctl(linux.PR_SET_CHILD_SUBREAPER, 0)  # orphans of a shared pid namespace are its own init's to reap
 
 
 def _forked(fork: Callable[[], int], line: Sync) -> int:

@@ -34,7 +34,7 @@ class Sink:
         if self.fd is None:
             return
         try:
-            self.pending = self.pending[os.write(self.fd, self.pending[:_WRITE]) :]
+            self.pending = self.pending[_write(self.fd, self.pending[:_WRITE]) :]
         except BlockingIOError:
             return  # somebody else's non-blocking terminal: the poll says when
         except OSError as error:
@@ -137,16 +137,34 @@ class Pump:
 
     def _write(self, sink: Sink, events: int) -> None:
         if sink.pending and events & select.POLLOUT:
-            sink.write()
+            # Asked again: stdout and stderr may be one pipe, and what the first of them wrote has filled it.
+            if _events(sink.fd, select.POLLOUT) & select.POLLOUT:
+                sink.write()
         elif events & (select.POLLERR | select.POLLHUP | select.POLLNVAL):
             sink.close()
+
+
+def _events(fd: int | None, wanted: int, timeout: int | None = 0) -> int:
+    """What poll(2) says of one descriptor; `timeout` in milliseconds, None waits."""
+    poll = select.poll()
+    if fd is not None:
+        poll.register(fd, wanted)
+    return dict(poll.poll(timeout)).get(fd or 0, 0)
+
+
+def _write(fd: int, data: bytes) -> int:
+    """Write; without waiting where the kernel can be told so (pipes, from 6.5), for others may fill it meanwhile."""
+    try:
+        return os.pwritev(fd, [data], -1, os.RWF_NOWAIT)
+    except OSError as error:
+        if error.errno != errno.EOPNOTSUPP:
+            raise
+    return os.write(fd, data)
 
 
 def flush(sinks: list[Sink]) -> None:
     """Hand over the last output, for as long as its reader stays."""
     for sink in sinks:
         while sink.pending and sink.fd is not None:
-            poll = select.poll()
-            poll.register(sink.fd, select.POLLOUT)
-            poll.poll()
+            _events(sink.fd, select.POLLOUT, None)
             sink.write()
