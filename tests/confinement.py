@@ -41,7 +41,8 @@ echo "pids cgroup: $(head -1 /proc/self/cgroup | cut -d: -f3 | awk '{ print leng
 
 # What is the same whatever its number.
 _SAME = [
-    (r"size=\d+k?,?", ""), (r"(lower|upper|work)dir[^ ,]*,?", ""), (r"(discard|resv_strict|resuid=\d+|resgid=\d+),?", ""),
+    (r"size=\d+k?,?", ""), (r"(lower|upper|work)dir[^ ,]*,?", ""),
+    (r"(discard|resv_strict|resuid=\d+|resgid=\d+),?", ""),
     (r",$", ""), (r"inode64,?", ""), (r"uid=\d{4,},gid=\d{4,}", "uid=…"), (r"relatime,+", "relatime,"), (r",+$", ""),
 ]  # fmt: skip
 

@@ -21,7 +21,7 @@ REASONS = {
     "CapPrm": "podman keeps 11 of docker's 14 capabilities: not AUDIT_WRITE, MKNOD, NET_RAW",
     "CapEff": "the same",
     "CapBnd": "the same",
-    "NoNewPrivs": "ours by default: a set-uid program gains nothing; `--security-opt no-new-privileges=false` undoes it",
+    "NoNewPrivs": "ours by default: set-uid programs gain nothing; `--security-opt no-new-privileges=false` undoes it",
     "user and groups": "docker lists root's own group from the image's /etc/group, as we do; podman adds none",
     "oom_score_adj": "a plain user hands the own score on",
     "signals": "two that the C library keeps for itself (32, 33) stay ignored from how we start a shim",
@@ -30,10 +30,10 @@ REASONS = {
     "/sys/fs/cgroup is": "docker 20.10 on version 1: its tmpfs stays writable under runc",
     "mount /etc/hosts": "where each keeps its files on this machine",
     "mount": "a user namespace shows whose ids they are; podman's /dev is noexec",
-    "a device made inside": "runc 1.1 lets a tun device be opened, newer ones and ours do not; podman and users make none",
+    "a device made inside": "runc 1.1 lets a tun be opened, newer ones and ours do not; podman and users: none made",
     "ulimit": "docker's daemon has other limits than whoever calls podman and minirt",
     "environment": "podman sets `container` and TERM",
-    "pids cgroup": "docker on version 1 shares the machine's cgroup namespace; a plain user has no group of its own here",
+    "pids cgroup": "docker on version 1 shares the machine's cgroup namespace; a plain user has no group here",
     "hostname in hosts": "without a network docker writes no line for its name",
 }
 
