@@ -66,6 +66,7 @@ def box(tmp_path: Path, image: Path, ids: userns.IdMapping) -> Any:
         if container.status(place).state == "running":
             container.signal(place, signal.SIGKILL)
             container.wait(place, 10)
+        container.clean(place)  # of one whose shim was killed
         if (place / "work" / "work").exists():
             (place / "work" / "work").chmod(0o700)  # overlay makes it 0000
 
