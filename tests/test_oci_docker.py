@@ -1,13 +1,13 @@
 """The real docker on our runtime: `docker run --runtime minirt …` does what it does on runc, command by command.
 
-Each script runs twice at the same time, on runc and on ours, and must say the same. What may differ stands in `SAME`,
-with the reason. The daemon is one of our own (dockerd.py). Sources: docker's own documentation of these commands.
+Each script runs twice at the same time, on runc and on ours, and must say the same. What may differ stands in
+`SAME` (twins.py), with the reason. The daemon is one of our own (dockerd.py).
+Sources: docker's own documentation of these commands.
 """
 
 from __future__ import annotations
 
 import contextlib
-import difflib
 import fcntl
 import json
 import os
@@ -16,12 +16,10 @@ import select
 import struct
 import subprocess
 import sys
-import tempfile
 import termios
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import busyboxes
@@ -30,64 +28,33 @@ import pytest
 import users
 from dockerd import Dockerd
 from peers import require
+from twins import SAME, SECONDS, Twins, quoted
 
 pytestmark = pytest.mark.slow
 OURS = str(Path(sys.executable).with_name("minirt-oci"))
-SECONDS = 60
-
-# What is taken for the same: pattern, replacement, reason.
-SAME = [
-    (r"\b[0-9a-f]{64}\b", "ID", "ids are drawn by lot"),
-    (r"HOSTNAME=[0-9a-f]{12}\b", "HOSTNAME=ID", "the same"),
-    (r"runc create failed: unable to start container process: ", "", "runc's own way of saying that it was runc"),
-    (r"exec failed: unable to start container process: ", "", "the same for exec"),
-    (r"(tmpfs ro,relatime),size=4k,nr_inodes=1", r"\1", "our masks hold nothing, and have a size that says so"),
-    (r"(/sys/fs/cgroup tmpfs) r[ow]", r"\1 r?", "docker asks for read-only; runc leaves the tmpfs of v1 writable"),
-    (r"writable /sys/fs/cgroup/x\n", "", "so there a container of runc's can make files"),
-    (r"mount /dev/shm/\S+ .*\n", "", "--ipc=host shows the daemon's own folder, which lies in /dev/shm"),
-    (r"mountinfo / shared", "mountinfo / private", "the spec's rootfsPropagation is about the root too; runc's is not"),
-    (r"mountinfo / slave", "mountinfo / private", "runc's root follows the machine's; nothing is ever mounted there"),
-    (r"(dev /dev/mqueue \S+ 0):65534", r"\1:0", "runc mounts it before it has a group, ours after"),
-]
 
 
-class Both:
-    """A daemon that knows both runtimes, and `folder`, which a script may use."""
+class Both(Twins):
+    """A daemon that knows both runtimes. In a script `d` is docker, `run` its `run` on the runtime, `i` inspects."""
+
+    same_ = (
+        *SAME,
+        (r"mount /dev/shm/\S+ .*\n", "", "--ipc=host shows the daemon's own folder, which lies in /dev/shm"),
+        (r"mountinfo / shared", "mountinfo / private", "the spec's rootfsPropagation is the root's too; not runc's"),
+        (r"mountinfo / slave", "mountinfo / private", "runc's root follows the machine's; nothing is mounted there"),
+    )
 
     def __init__(self, daemon: Dockerd) -> None:
-        self.daemon, self.folder = daemon, daemon.folder / "test"
-        self.folder.mkdir()
+        super().__init__(daemon.folder / "test")
+        self.daemon = daemon
 
-    def said(self, runtime: str, script: str) -> str:
-        """What a script says on stdout and then on stderr. In it `d` is docker, `run` is `docker run` on the runtime,
-        `i` inspects; $N is a name, $V a folder."""
-        name, folder = f"name-{runtime}", Path(tempfile.mkdtemp(dir=self.folder))
-        folder.chmod(0o755)
-        prelude = f'd() {{ {" ".join(self.daemon.command())} "$@"; }}; N={name}; V={folder}; RT={runtime}\n'
-        prelude += f'netns() {{ {" ".join(self.daemon.inside())} "$@"; }}\n'
-        prelude += 'run() { d run --runtime $RT --network ${NET:-none} "$@"; }; i() { d inspect -f "$@" $N; }\n'
-        environment = {"PATH": os.environ["PATH"], "HOME": str(self.daemon.folder)}
-        try:
-            result = subprocess.run(
-                ["bash", "-c", prelude + script], stdin=subprocess.DEVNULL, capture_output=True, env=environment,
-                timeout=SECONDS, check=False, text=True,
-            )  # fmt: skip
-        finally:
-            self.daemon.docker("rm", "--force", "--volumes", name, check=False)
-        text = (result.stdout + result.stderr).replace(name, "NAME").replace(str(folder), "FOLDER")
-        for pattern, replacement, _ in SAME:
-            text = re.sub(pattern, replacement, text)
-        return text
+    def prelude(self, runtime: str) -> str:
+        return f"""d() {{ {" ".join(self.daemon.command())} "$@"; }}; i() {{ d inspect -f "$@" $N; }}
+            run() {{ d run --runtime $RT --network ${{NET:-none}} "$@"; }}
+            netns() {{ {" ".join(self.daemon.inside())} "$@"; }}"""
 
-    def same(self, script: str, *expected: str, together: bool = True) -> None:
-        """Hold the two against each other, and against what must be in it (so that two failures are no success)."""
-        with ThreadPoolExecutor(2 if together else 1) as pool:
-            theirs, ours = pool.map(lambda runtime: self.said(runtime, script), ("runc", "minirt"))
-        different = "\n".join(difflib.unified_diff(theirs.splitlines(), ours.splitlines(), "runc", "minirt", n=1))
-        if different:
-            pytest.fail(different)
-        for text in expected:
-            assert re.search(text, ours, re.MULTILINE), f"{text!r} is not in:\n{ours}"
+    def clean(self, runtime: str) -> None:
+        self.daemon.docker("rm", "--force", "--volumes", f"name-{runtime}", check=False)
 
 
 @contextlib.contextmanager
@@ -147,14 +114,10 @@ def test_a_container_sees_the_same(both: Both, what: str) -> None:
     options, expected = VIEWS[what]
     network, _, options = options.rpartition(";")
     both.same(
-        f"{network or ':'}; run --rm {options} busybox sh -c '{_quoted(busyboxes.VIEW)}'; echo exit $?",
+        f"{network or ':'}; run --rm {options} busybox sh -c '{quoted(busyboxes.VIEW)}'; echo exit $?",
         expected,
         "^exit 0",
     )
-
-
-def _quoted(text: str) -> str:
-    return text.replace("'", "'\\''")
 
 
 # name: (script, what must be seen …)
@@ -408,8 +371,8 @@ def test_a_terminal_in_the_foreground(both: Both) -> None:
 
 
 def test_a_user_namespace_of_the_daemons(remapped: Both) -> None:
-    remapped.same(f"run --rm --hostname=box busybox sh -c '{_quoted(busyboxes.VIEW)}'", r"^uid_map 0 3000000 65536$")
-    remapped.same(f"run --rm --hostname=box --user=web busybox sh -c '{_quoted(busyboxes.VIEW)}'", r"^uid=1000\(web\)")
+    remapped.same(f"run --rm --hostname=box busybox sh -c '{quoted(busyboxes.VIEW)}'", r"^uid_map 0 3000000 65536$")
+    remapped.same(f"run --rm --hostname=box --user=web busybox sh -c '{quoted(busyboxes.VIEW)}'", r"^uid=1000\(web\)")
     remapped.same(
         """chmod 777 $V; run --rm -v $V:/m -v named-$RT:/n busybox sh -c 'id; ls -dln /m /n; touch /m/mine /n/x
           ls -ln /n; mknod /m/null c 1 3; mount -t tmpfs x /n' | sed 's/[A-Z].. .. ..:../DATE/'
