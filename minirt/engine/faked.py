@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Any
 
 from minirt.errors import Unsupported
-from minirt.runtime.proot import WALLS
 
 _LIMITS = (
     "Memory", "MemorySwap", "MemoryReservation", "NanoCpus", "CpuShares", "CpuQuota", "CpuPeriod", "CpusetCpus",
@@ -46,6 +45,8 @@ def adapt(body: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
         {"ro", "readonly"} & set(bind.split(":")[2:3] and bind.split(":")[2].split(",")) for bind in binds
     ):
         raise Unsupported(f"a mount cannot be read-only: {_ADVICE}")
+    from minirt.runtime.proot import WALLS  # its room runs on Linux only
+
     warnings = [WALLS]
     if host.get("PortBindings") or host.get("PublishAllPorts"):
         warnings.append("published ports are discarded: its network is the machine's, where its ports are open already")
