@@ -70,19 +70,19 @@ class Init(Process):
     def root_file_system(self) -> None:
         """A mount of its own for the root, which is what pivot_root(2) takes; nothing of ours reaches the machine's.
 
-        Where a volume is to show the machine what is mounted in it, our copies of the machine's mounts stay its peers.
-        Only the one we stand on is cut off, after the volumes are opened: what is put over it is ours alone.
+        A volume that is to show the machine what is mounted in it is opened before our copies of the machine's mounts
+        only follow: it alone stays the machine's peer. As peers, all would leave the machine with us at the end.
         """
         wish = self.linux.get("rootfsPropagation") or ""
         try:
             self.propagation = _PROPAGATION[wish.removeprefix("r")] if wish else 0
         except KeyError:
             raise InvalidInput(f"rootfsPropagation {wish!r} is not one of {', '.join(_PROPAGATION)}") from None
-        peers = self.propagation == linux.MS_SHARED
-        for number, entry in enumerate(self.config.get("mounts") or () if peers else ()):
+        entries = self.config.get("mounts") or () if self.propagation == linux.MS_SHARED else ()
+        for number, entry in enumerate(entries):
             if mounts.is_bind(entry) and mounts.is_shared(entry) and number not in self.sources:
-                self.sources[number] = bind_source(entry, self.bundle, peers)
-        linux.mount(None, "/", None, linux.MS_PRIVATE if peers else linux.MS_REC | linux.MS_SLAVE)
+                self.sources[number] = bind_source(entry, self.bundle, peers=True)
+        linux.mount(None, "/", None, linux.MS_REC | linux.MS_SLAVE)
         tree = self.sources.get(-1)
         if tree is None:
             tree = open_source(os.path.join(self.bundle, self.config["root"]["path"]))
@@ -143,11 +143,7 @@ class Init(Process):
         seal()
         os.fchdir(self.root.fd)
         if self.pivots:
-            machine = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             linux.pivot_root(".", ".")
-            # Or the machine's own mounts, as our peers, would go with ours.
-            linux.mount_setattr(machine, "", linux.AT_EMPTY_PATH | linux.AT_RECURSIVE, propagation=linux.MS_SLAVE)
-            os.close(machine)
             linux.umount(".", linux.MNT_DETACH)
         else:  # a ramdisk cannot be pivoted away: it stays below, where no path leads
             os.chroot(".")
