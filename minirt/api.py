@@ -65,7 +65,7 @@ def run(
     entrypoint: Sequence[str] | None = None,
     workdir: str | None = None,
     user: str | None = None,
-    network: str = "none",
+    network: str = "default",
     stdin: bytes | None = None,
     remove: bool = True,
     platform: str | None = None,

@@ -370,7 +370,7 @@ def test_a_namespace_by_path_that_is_the_machines_is_not_set_up(
     if kind != "uts":
         del one.config["hostname"]
     else:
-        one.config["hostname"] = socket.gethostname()
+        one.config["hostname"] = socket.gethostname() or "vm"
     assert raised(one.run(), "would change the machine's", "hostname needs a uts namespace")
 
 

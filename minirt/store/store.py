@@ -118,6 +118,7 @@ class Store:
             "overlay": overlay["works"],
             "reason": overlay["reason"],
             "fuse": fuse,
+            "untried": overlay.get("untried", False),  # then layers have the form that others gave them
         }
         if overlay["works"]:
             with self.using():
@@ -128,7 +129,7 @@ class Store:
         try:
             trial = tempfile.mkdtemp(prefix=".trial-", dir=self.root)
         except OSError as error:  # read-only or full: what is there can still be looked at
-            return {"works": False, "reason": error.strerror}
+            return {"works": False, "reason": error.strerror, "untried": True}
         try:
             return work({"action": action, "path": trial}, ids)
         finally:
@@ -153,7 +154,9 @@ class Store:
 
     @cached_property
     def layers(self) -> Layers:
-        return Layers(self.root, self.layout, self.ids, plain=self.driver != "overlay")
+        return Layers(
+            self.root, self.layout, self.ids, plain=self.driver != "overlay" and not self._rights.get("untried")
+        )
 
     def using(self) -> contextlib.AbstractContextManager[int | None]:
         """Hold while looking content up and starting to depend on it."""
