@@ -159,7 +159,7 @@ ROOTLESS = ["nothing", "--user --group-add", "--read-only", "--tmpfs with what i
             "--security-opt no-new-privileges", "--pid host --uts host", "--device --shm-size"]  # fmt: skip
 LIVES: dict[str, tuple[str, ...]] = {
     "exit statuses": (
-        """for words in true 'sh -c "exit 3"' nope /etc/passwd 'sh -c "sleep 9 & kill -9 \\$!; wait \\$!"'
+        """for words in true 'sh -c "exit 3"' nope /etc/passwd 'sh -c "exec 2>&-; sleep 9 & kill -9 \\$!; wait \\$!"'
         do eval "run --rm busybox $words"; echo $words: $?; done""",
         "nope: 127$", "passwd: 126$", 'exit 3": 3$', ": 137$", "executable file not found in",
     ),
