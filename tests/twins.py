@@ -26,6 +26,7 @@ SAME = [
     (r"HOSTNAME=[0-9a-f]{12}\b", "HOSTNAME=ID", "the same"),
     (r"runc create failed: unable to start container process: ", "", "runc's own way of saying that it was runc"),
     (r"exec failed: unable to start container process: ", "", "the same for exec"),
+    (r'time="[^"]*" level=error msg="error waiting for container: [^"]*"\n?', "", "docker says it or not by chance"),
     (r"(tmpfs ro,relatime),size=4k,nr_inodes=1", r"\1", "our masks hold nothing, and have a size that says so"),
     (r"(/sys/fs/cgroup tmpfs) r[ow]", r"\1 r?", "read-only is asked for; runc leaves the tmpfs of v1 writable"),
     (r"writable /sys/fs/cgroup/x\n", "", "so there a container of runc's can make files"),
