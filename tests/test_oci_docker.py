@@ -40,6 +40,7 @@ class Both(Twins):
     same_ = (
         *SAME,
         (r"mount /dev/shm/\S+ .*\n", "", "--ipc=host shows the daemon's own folder, which lies in /dev/shm"),
+        (r'time=".*" level=error msg="error waiting for container: .*\n', "", "the client races the daemon's refusal"),
         (r"mountinfo / shared", "mountinfo / private", "the spec's rootfsPropagation is the root's too; not runc's"),
         (r"mountinfo / slave", "mountinfo / private", "runc's root follows the machine's; nothing is mounted there"),
     )
