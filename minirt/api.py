@@ -7,16 +7,19 @@ MINIRT_HUB). Errors are `minirt.errors.MinirtError`, one clear line each.
 from __future__ import annotations
 
 import contextlib
-import os
-import tempfile
+import threading
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from minirt.client import Client
 from minirt.errors import InvalidInput, MinirtError, NotFound
 from minirt.trace import Events
+
+if TYPE_CHECKING:
+    from minirt.client.streams import Attached
 
 
 @dataclass(frozen=True)
@@ -88,26 +91,43 @@ def run(
         "User": user or "",
         "OpenStdin": stdin is not None,
         "StdinOnce": stdin is not None,
+        "AttachStdin": stdin is not None,
+        "AttachStdout": True,
+        "AttachStderr": True,
         "HostConfig": {"NetworkMode": network, "AutoRemove": remove},
     }
-    with Client(root, hub) as client, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+    with Client(root, hub) as client:
         try:
             identity = client.create(body, platform=platform)["Id"]
         except NotFound:
             for _ in client.pull(name, platform):
                 pass
             identity = client.create(body, platform=platform)["Id"]
-        with tempfile.TemporaryFile() as given:
-            given.write(stdin or b"")
-            given.seek(0)
-            try:
-                client.start(identity, given.fileno() if stdin is not None else None, out.fileno(), err.fileno())
-                code = client.wait(identity)
-            except KeyboardInterrupt:  # nobody else will stop it
-                with contextlib.suppress(MinirtError):
-                    client.remove(identity, force=True)
-                raise
-        return Result(code, _content(out.fileno()), _content(err.fileno()))
+        try:
+            return _follow(client, identity, stdin, remove)
+        except KeyboardInterrupt:  # nobody else will stop it
+            with contextlib.suppress(MinirtError):
+                client.remove(identity, force=True)
+            raise
+
+
+def _follow(client: Client, identity: str, stdin: bytes | None, removed: bool) -> Result:
+    """Start it, give it its input and take its output, until it ends."""
+    found: dict[str, list[bytes]] = {"stdout": [], "stderr": []}
+    with ExitStack() as stack:
+        attached = stack.enter_context(client.attach(identity, tty=False, stdin=stdin is not None))
+        waiting = stack.enter_context(client.waiting(identity, "removed" if removed else "next-exit"))
+        client.start(identity)
+        typing = threading.Thread(target=_type, args=(attached, stdin or b""), daemon=True)
+        typing.start()
+        for stream, data in attached.output():
+            found[stream].append(data)
+        return Result(waiting.result(), b"".join(found["stdout"]), b"".join(found["stderr"]))
+
+
+def _type(attached: Attached, stdin: bytes) -> None:
+    attached.send(stdin, wait=True)
+    attached.end_input()
 
 
 def images(*, root: Path | str | None = None) -> list[Image]:
@@ -133,9 +153,3 @@ def events() -> Events:
 def _image(image: dict[str, Any], name: str) -> Image:
     digests = image["RepoDigests"]
     return Image(name, image["Id"], digests[0].partition("@")[2] if digests else "", image["Size"])
-
-
-def _content(fd: int) -> bytes:
-    os.lseek(fd, 0, os.SEEK_SET)
-    with os.fdopen(os.dup(fd), "rb") as file:
-        return file.read()

@@ -14,11 +14,21 @@ class MinirtError(Exception):
     status = 500
     exit_code = 1
 
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows in place of a traceback: in a notebook, too, a failure is one line."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 class InvalidInput(MinirtError):
     """The caller's words do not parse: a name, a digest, an option (HTTP 400)."""
 
     status = 400
+
+
+class Forbidden(MinirtError):
+    """It is marked read-only (HTTP 403)."""
+
+    status = 403
 
 
 class NotFound(MinirtError):
@@ -34,9 +44,9 @@ class Conflict(MinirtError):
 
 
 class Unauthorized(MinirtError):
-    """The registry refuses these credentials, or asks for some (HTTP 401)."""
+    """The registry refuses these credentials, or asks for some."""
 
-    status = 401
+    status = 404  # as dockerd's answer: at a 401 docker's command asks its user to log in, and tries again
 
 
 class RegistryError(MinirtError):

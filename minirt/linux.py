@@ -62,7 +62,7 @@ _NUMBERS = {
     "open_tree": (428, 428), "move_mount": (429, 429), "fsopen": (430, 430), "fsconfig": (431, 431),
     "fsmount": (432, 432), "close_range": (436, 436), "fstatfs": (138, 44),
     "mount_setattr": (442, 442), "utimensat": (280, 88), "bpf": (321, 280), "clone3": (435, 435),
-    "seccomp": (317, 277), "getcwd": (79, 17),
+    "seccomp": (317, 277), "getcwd": (79, 17), "rt_sigaction": (13, 134),
 }  # fmt: skip
 
 
@@ -150,6 +150,14 @@ def capget() -> tuple[int, int, int]:
 def seccomp(operation: int, flags: int, argument: Any) -> int:
     """seccomp(2) with a prepared C structure; what it returns depends on the flags."""
     return _call("seccomp", c_uint(operation), c_uint(flags), argument)
+
+
+def default_action(signal: int) -> None:
+    """Let a signal do again what it does by default, rt_sigaction(2).
+
+    Also 32 and 33, which the C library keeps for itself: its posix_spawn(3) has the child ignore them.
+    """
+    _call("rt_sigaction", c_int(signal), c_char_p(bytes(32)), c_void_p(None), c_size_t(8))
 
 
 def join_new_session_keyring() -> None:

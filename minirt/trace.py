@@ -18,13 +18,13 @@ from __future__ import annotations
 import queue
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from contextvars import ContextVar
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 
-@dataclass(frozen=True)
-class Event:
+class Event(NamedTuple):
     """One event. `at` is in seconds of the monotonic clock."""
 
     at: float
@@ -33,18 +33,41 @@ class Event:
     detail: dict[str, Any]
 
 
+_ROOM = 100_000  # events that who listens may be behind: more are not kept
 _listeners: list[Events] = []
+_tag: ContextVar[str] = ContextVar("tag", default="")  # of the request we are at; a daemon has many at once
+
+
+@contextmanager
+def tagged(tag: str) -> Iterator[None]:
+    """What is published here meanwhile belongs to the request of that tag (threads: `contextvars.copy_context`)."""
+    token = _tag.set(tag)
+    try:
+        yield
+    finally:
+        _tag.reset(token)
 
 
 class Events:
-    """A subscription: an iterator of events from its creation on, which ends after `close()`. A context manager."""
+    """A subscription: an iterator of events from its creation on, which ends after `close()`. A context manager.
 
-    def __init__(self) -> None:
+    With a `tag` only what happens for requests of that tag (see `tagged`).
+    """
+
+    def __init__(self, tag: str = "") -> None:
+        self._tag = tag
         self._queue: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
         _listeners.append(self)
 
     def __iter__(self) -> Iterator[Event]:
         return iter(self._queue.get, None)
+
+    def next(self, timeout: float) -> Event | None:
+        """The next one; None where none comes within `timeout` seconds."""
+        try:
+            return self._queue.get(timeout=timeout)
+        except queue.Empty:
+            return None
 
     def close(self) -> None:
         """Stop listening; the iterator ends once what came before is read. May be called twice."""
@@ -59,12 +82,22 @@ class Events:
         self.close()
 
     def _put(self, event: Event) -> None:
-        self._queue.put(event)
+        if (not self._tag or self._tag == _tag.get()) and self._queue.qsize() < _ROOM:
+            self._queue.put(event)
+
+
+def heard() -> bool:
+    """Whether anybody listens."""
+    return bool(_listeners)
+
+
+def retell(event: Event) -> None:
+    """Tell what happened in another process."""
+    for listener in tuple(_listeners):
+        listener._put(event)
 
 
 def publish(box: str, action: str, **detail: Any) -> None:
     """Tell every listener; costs nothing when there is none."""
     if _listeners:
-        event = Event(time.monotonic(), box, action, detail)
-        for listener in tuple(_listeners):
-            listener._put(event)
+        retell(Event(time.monotonic(), box, action, detail))

@@ -147,10 +147,10 @@ def become_root(ids: IdMapping) -> None:
     os.close(told_write)
     refused = ""
     try:
-        linux.unshare(linux.CLONE_NEWUSER)
+        enter_new()
         os.write(go_write, b"1")
-    except OSError as error:
-        refused = f"this machine refuses user namespaces ({error.strerror}): see `minirt doctor`"
+    except Unsupported as error:
+        refused = str(error)
     os.close(go_write)
     with os.fdopen(told_read, "rb") as pipe:
         refused = refused or pipe.read().decode(errors="replace")
@@ -159,6 +159,14 @@ def become_root(ids: IdMapping) -> None:
         raise Unsupported(refused)
     os.setresgid(0, 0, 0)
     os.setresuid(0, 0, 0)
+
+
+def enter_new() -> None:
+    """Move this process into a new user namespace, which maps no ids yet. Raises Unsupported."""
+    try:
+        linux.unshare(linux.CLONE_NEWUSER)
+    except OSError as error:
+        raise Unsupported(f"this machine refuses user namespaces ({error.strerror}): see `minirt doctor`") from error
 
 
 def write_maps(pid: int, ids: IdMapping) -> None:

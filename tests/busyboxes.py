@@ -39,7 +39,7 @@ for p in {PATHS.replace(chr(10), "")}; do [ -e $p ] &&
 for p in {WRITES.replace(chr(10), "")}; do ( : >> $p ) 2>/dev/null && echo "writable $p"; done
 for n in port_start:net/ipv4/ip_unprivileged_port_start ping:net/ipv4/ping_group_range; do
   echo sysctl ${{n%%:*}} $(cat /proc/sys/${{n#*:}}); done
-ls /sys/class/net | sed 's/^/net /'; wc -l </proc/keys | sed 's/^/keys /'
+ls /sys/class/net | sed 's/^/net /'; grep -q . /proc/keys && echo keys seen
 cat /proc/self/uid_map | sed 's/  */ /g; s/^/uid_map/'
 """
 

@@ -145,7 +145,7 @@ def _isolated(folder: Path, *command: str) -> Iterator[subprocess.Popen[bytes]]:
 
 
 @pytest.fixture(scope="session")
-def dockerd() -> Iterator[Dockerd]:
+def dockerd_of_the_run() -> Iterator[Dockerd]:
     """One daemon for all tests of the run. Needs root; a missing peer skips (in CI it fails)."""
     if os.getuid():
         pytest.skip("dockerd needs root")
@@ -153,6 +153,15 @@ def dockerd() -> Iterator[Dockerd]:
         require(peer)
     with started() as daemon:
         yield daemon
+
+
+@pytest.fixture(scope="module")
+def dockerd(dockerd_of_the_run: Dockerd) -> Dockerd:
+    """The same, empty where a file's tests begin."""
+    if left := dockerd_of_the_run.docker("ps", "-aq").stdout.decode().split():
+        dockerd_of_the_run.docker("rm", "-fv", *left)
+    dockerd_of_the_run.docker("system", "prune", "-af", "--volumes")
+    return dockerd_of_the_run
 
 
 def _dying_with_us(*command: str) -> list[str]:

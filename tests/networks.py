@@ -23,7 +23,7 @@ from pathlib import Path
 from minirt import linux, userns
 from minirt.errors import MinirtError
 from minirt.runtime import network, state
-from minirt.runtime.network import bridge, netlink, process
+from minirt.runtime.network import bridge, netlink, process, slirp
 
 PATIENCE = 2.0  # seconds until an answer that does not come is none
 
@@ -90,13 +90,20 @@ def _ask(host: str, port: int, protocol: str, patience: float) -> str:
         return type(error).__name__
 
 
-def init(numbers: list[int]) -> tuple[int, int]:
-    """A process in network and pid namespaces of its own that serves; its pid here, and in the numbers of /proc."""
+def init(numbers: list[int], place: str) -> tuple[int, int]:
+    """A process in network and pid namespaces of its own that serves; its pid here, and in the numbers of /proc.
+
+    The network namespace at `place` is for it, if there is one. As the real one it may not be looked into.
+    """
     ready, tell = os.pipe()
     linux.unshare(linux.CLONE_NEWPID)
     pid = os.fork()
     if pid == 0:
-        linux.unshare(linux.CLONE_NEWNET)
+        linux.prctl(linux.PR_SET_DUMPABLE, 0)
+        if place:
+            linux.setns(os.open(place, os.O_RDONLY), linux.CLONE_NEWNET)
+        else:
+            linux.unshare(linux.CLONE_NEWNET)
         subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
         os.dup2(tell, 1)
         os.close(tell)  # the test's own streams stay with the shim
@@ -138,7 +145,8 @@ def shim(root: str, folder: str, settings: str, step: str = "0") -> None:
     linux.unshare(linux.CLONE_NEWNS)
     linux.mount(None, "/", None, linux.MS_REC | linux.MS_SLAVE)
     given = json.loads(settings)
-    pid, machine_pid = init(given.pop("serve", [80]))
+    place = slirp.namespace(folder) if given["mode"] in ("pasta", "slirp4netns") else ""
+    pid, machine_pid = init(given.pop("serve", [80]), place)
     if int(step):
         dying(int(step))
     begin = time.perf_counter()

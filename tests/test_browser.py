@@ -2,125 +2,33 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import pytest
-from peers import require
 
+pytest.importorskip("playwright.sync_api")
+from browsers import Lab, cell, expect, menu, open_chapter, page, press, running_lab, saved, violations
+
+from minirt.notebook import begin, flow, markup
+from minirt.notebook.catalogue import Strings
+
+__all__ = ["page"]
 pytestmark = pytest.mark.slow
-sync_api = pytest.importorskip("playwright.sync_api")
-expect = sync_api.expect
-
-_CHROMIUM = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-_CHROMIUM += ["--disable-sync", "--no-first-run"]
-_TOKEN = "learner"
 
 
 @pytest.fixture
-def lab(tmp_path: Path) -> Iterator[str]:
-    """The address of chapter 04 in a JupyterLab started as a learner starts it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    home = tmp_path / "learner"
-    home.mkdir()
-    environment = {**os.environ, "HOME": str(home), "JUPYTER_TOKEN": _TOKEN, "MINIRT_COURSE": str(tmp_path / "course")}
-    words = [sys.executable, "-m", "minirt", "lab", "--no-browser", f"--port={port}"]
-    log = open(tmp_path / "lab.log", "wb")  # noqa: SIM115 (closed below, when the server has ended)
-    server = subprocess.Popen(words, env=environment, stdout=log, stderr=subprocess.STDOUT)
-    try:
-        for _ in range(300):
-            if server.poll() is not None:
-                pytest.fail((tmp_path / "lab.log").read_text())
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.1)
-        name = next((home / "minirt-course").glob("04-*.ipynb")).name
-        yield f"http://127.0.0.1:{port}/lab/tree/{name}?token={_TOKEN}"
-    finally:
-        server.terminate()
-        try:
-            server.wait(20)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
-        log.close()
-        print((tmp_path / "lab.log").read_text())  # pytest shows it when the test fails
+def lab(tmp_path: Path) -> Iterator[Lab]:
+    with running_lab(tmp_path / "learner") as lab:
+        yield lab
 
 
-@pytest.fixture
-def page(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Any]:
-    """A browser's page; when the test fails, a picture of it is kept in screenshots/."""
-    chromium = require("chromium")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=_CHROMIUM)
-        page = browser.new_page(viewport={"width": 1280, "height": 1400})
-        page.set_default_timeout(30_000)
-        failed = request.session.testsfailed
-        try:
-            yield page
-        finally:
-            if request.session.testsfailed > failed:
-                folder = Path(__file__).parent.parent / "screenshots"
-                folder.mkdir(exist_ok=True)
-                page.screenshot(path=folder / f"{request.node.name}.png")
-            browser.close()
-
-
-def open_chapter(page: Any, address: str) -> None:
-    page.goto(address)
-    page.wait_for_selector(".jp-Notebook-cell")
-    expect(page.get_by_text(re.compile(r"\| Idle$"))).to_be_visible(timeout=60_000)  # the kernel answers
-
-
-def menu(page: Any, *names: str) -> None:
-    page.get_by_role("menuitem", name=names[0], exact=True).click()
-    page.get_by_role("menuitem", name=re.compile(f"^{names[1]}")).first.click()  # a shortcut may follow
-
-
-def cell(page: Any, name: str) -> Any:
-    """The output area of a code cell, found by its first words and scrolled into view (JupyterLab draws no others)."""
-    found = page.locator(".jp-CodeCell", has=page.locator(".cm-content", has_text=name))
-    found.first.scroll_into_view_if_needed()
-    return found.first.locator(".jp-Cell-outputArea")
-
-
-def saved(page: Any, path: Path) -> dict[str, Any]:
-    before = path.stat().st_mtime_ns
-    page.keyboard.press("Control+s")
-    for _ in range(100):
-        if path.stat().st_mtime_ns != before:
-            break
-        page.wait_for_timeout(100)
-    content = json.loads(path.read_text())
-    assert isinstance(content, dict)
-    return content
-
-
-def press(page: Any, panel: Any, name: str, done: str | re.Pattern[str]) -> None:
-    button = panel.get_by_role("button", name=name, exact=True)
-    expect(button).to_be_enabled(timeout=20_000)
-    status = panel.get_by_role("status")
-    before = status.inner_text()
-    button.click()
-    expect(status).not_to_have_text(before)
-    expect(status).to_contain_text(done, timeout=40_000)
-
-
-def test_chapter_04_in_jupyterlab(page: Any, lab: str, tmp_path: Path) -> None:
-    mine = next((tmp_path / "learner" / "minirt-course").glob("04-*.ipynb"))
-    open_chapter(page, lab)
+def test_chapter_04_in_jupyterlab(page: Any, lab: Lab) -> None:
+    mine = lab.chapter("04")
+    open_chapter(page, lab.address(mine))
     menu(page, "Run", "Run All Cells")
     expect(cell(page, "chapter.clean_up()")).to_contain_text("[]", timeout=60_000)
 
@@ -205,18 +113,61 @@ def test_chapter_04_in_jupyterlab(page: Any, lab: str, tmp_path: Path) -> None:
         assert again == '"The kernel was restarted: run this cell again."'
         assert shown.get_by_role("button").count() == 0, "a dead button is still offered"
     page.goto("about:blank")
-    open_chapter(page, lab)
+    open_chapter(page, lab.address(mine))
     expect(cell(page, 'first = chapter.panel("run hello-world"')).to_contain_text("to get the buttons: Run hello-world")
     expect(cell(page, "chapter.map()").get_by_role("img")).to_have_attribute("alt", re.compile("^Flow map"))
     assert page.locator("text=/model not found/i").count() == 0
 
 
-def violations(page: Any) -> list[str]:
-    """What axe-core finds in the output areas: rule, and the element."""
-    script = files("axe_playwright_python") / "axe.min.js"
-    page.evaluate(script.read_text())
-    result = page.evaluate(
-        "axe.run({include: [['.jp-Cell-outputArea']]}, {resultTypes: ['violations']})"
-        ".then(r => r.violations.map(v => v.id + ': ' + v.nodes.map(n => n.html.slice(0, 200)).join(' | ')))"
-    )
-    return [str(line) for line in result]
+def test_chapter_04_in_notebook_7(page: Any, lab: Lab) -> None:
+    page.goto(lab.address(lab.chapter("04"), "notebooks"))
+    page.wait_for_selector(".jp-Notebook-cell")
+    expect(page.locator(".jp-Notebook-ExecutionIndicator[data-status='idle']")).to_be_attached(timeout=60_000)
+    menu(page, "Run", "Run All Cells")
+    expect(cell(page, "chapter.clean_up()")).to_contain_text("[]", timeout=60_000)
+    first = cell(page, 'first = chapter.panel("run hello-world"')
+    press(page, first, "Run hello-world", "Done: exit code 0")
+    expect(first).to_contain_text("Unable to find image 'hello-world:latest' locally")
+    quiz = cell(page, "chapter.quiz()").get_by_role("group").first
+    quiz.get_by_role("radio").nth(1).check()
+    quiz.get_by_role("button", name="Check question 1").click()
+    expect(quiz.get_by_role("status")).to_contain_text("Right.")
+    assert violations(page) == []
+
+
+@pytest.mark.parametrize("lang", ["en", "ko"])
+def test_the_map_covers_none_of_its_words(page: Any, lang: str) -> None:
+    """Whichever boxes are framed, and with all arrows walked (their words are bold then)."""
+    for here in [("client", "container"), ("client", "daemon", "cache", "registry"), ("image", "container")]:
+        walked = flow.Flow(walked={"request", "look-up", "ask", "keep", "yes", "files", "create"})
+        walked.note.update(registry=Strings(lang)("flow.note.exchanges", count=12), container="exit code 137")
+        page.set_content(flow.draw(walked, Strings(lang), here))
+        covered = page.evaluate("""() => {
+            const box = (e, grow = 0) => { const b = e.getBoundingClientRect()
+                return [b.left - grow, b.top - grow, b.right + grow, b.bottom + grow] }
+            const meet = (a, b) => a[0] < b[2] && b[0] < a[2] && a[1] < b[3] && b[1] < a[3]
+            const within = (a, b) => a[0] >= b[0] && a[1] >= b[1] && a[2] <= b[2] && a[3] <= b[3]
+            const frames = [...document.querySelectorAll('rect[stroke]')].map(e => box(e, 1))
+            const heads = [...document.querySelectorAll('path[transform]')].map(e => box(e))
+            return [...document.querySelectorAll('text')].filter(e => {
+                const words = box(e)
+                return frames.some(f => meet(words, f) && !within(words, f)) || heads.some(h => meet(words, h))
+            }).map(e => e.textContent)
+        }""")
+        assert covered == [], here
+
+
+def test_step_mode_stays_as_wide_as_the_page(page: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container's folder has a long name, which has to break."""
+    for name in ("MINIRT_ROOT", "MINIRT_HUB", "PATH"):  # begin() sets them: have them put back
+        monkeypatch.setenv(name, os.environ.get(name, ""))
+    monkeypatch.setenv("MINIRT_COURSE", str(tmp_path / "course"))
+    chapter = begin("06")
+    steps = chapter.steps("run greeter:1.0", fresh=True)
+    for _stage in range(3):
+        steps.next.click()
+        steps.wait(60)
+    assert "Stage 3 done" in steps.status.value
+    page.set_content(f'<div style="width:800px">{markup.style("again")}{steps._page.value}</div>')
+    assert page.evaluate("document.querySelector('div').scrollWidth") <= 800
+    chapter.empty()

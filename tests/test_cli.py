@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import said
 
 from minirt.cli import VERBS, main, progress, table
 from minirt.cli.flags import UsageError
@@ -24,7 +25,7 @@ LAYER = "a1b2c3d4e5f6"
 def minirt(*words: str, **settings: Any) -> subprocess.CompletedProcess[str]:
     """Run the command as a user does."""
     settings = {"capture_output": True, "text": True, "stdin": subprocess.DEVNULL, "check": False, **settings}
-    return subprocess.run([sys.executable, "-m", "minirt", *words], **settings)
+    return said.run([sys.executable, "-m", "minirt", *words], **settings)
 
 
 def parsed(*words: str) -> tuple[dict[str, Any], list[str]]:

@@ -172,12 +172,12 @@ def test_a_terminal_is_no_archive(root: Path) -> None:
 
 
 def test_prune_asks(root: Path) -> None:
-    for answer, status in (b"\r", 1), (b"y\r", 0):
+    for answer, agreed in (b"\r", False), (b"y\r", True):
         terminal = Terminal(*COMMAND, "system", "prune")
         terminal.read(until=r"\[y/N\] ")
         terminal.type(answer)
-        assert terminal.end() == status
-        assert ("Total reclaimed space: 0B" in terminal.screen()) == (status == 0)
+        assert terminal.end() == 0
+        assert ("Total reclaimed space: 0B" in terminal.screen()) == agreed
 
 
 def test_a_dumb_terminal_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import said
 from bundles import tree
 from dockerd import Dockerd
 from peers import require
@@ -36,7 +37,7 @@ def minirt(*words: str, **settings: Any) -> subprocess.CompletedProcess[str]:
     settings = {"capture_output": True, "text": True, "check": False, **settings}
     if "input" not in settings:
         settings.setdefault("stdin", subprocess.DEVNULL)
-    return subprocess.run([*COMMAND, *words], **settings)
+    return said.run([*COMMAND, *words], **settings)
 
 
 def good(*words: str, **settings: Any) -> str:
@@ -94,9 +95,11 @@ def test_streams_status_and_environment(one: str, tmp_path: Path) -> None:
 )
 def test_exit_status_is_docker_s(words: list[str], status: int, told: str, one: str) -> None:
     result = minirt("exec", *words)
-    assert (result.returncode, result.stdout) == (status, "")
-    assert told in result.stderr and "Traceback" not in result.stderr
-    assert bool(result.stderr) == bool(told)
+    # Of a command that could not be started docker's daemon tells in the stream, which has begun.
+    text, none = (result.stdout, result.stderr) if status in (126, 127) else (result.stderr, result.stdout)
+    assert (result.returncode, none) == (status, "")
+    assert told in text and "Traceback" not in text
+    assert bool(text) == bool(told)
 
 
 def test_failed_execs_leave_nothing(one: str, root: Path) -> None:
@@ -165,13 +168,13 @@ def test_an_exec_s_record(one: str, root: Path) -> None:
         identity = client.create_exec(one, {"Cmd": ["sh", "-c", "exit 4"], "AttachStdout": True, "User": "0"})
         fresh = client.inspect_exec(identity)
         assert (fresh["Running"], fresh["ExitCode"], fresh["Pid"], fresh["ContainerID"]) == (False, None, 0, one)
-        connection = client.start_exec(identity)
-        assert connection.wait() == {"exit_code": 4}
-        connection.close()
+        with client.start_exec(identity, tty=False) as attached:
+            assert list(attached.output()) == []
+        assert client.inspect_exec(identity)["ExitCode"] == 4
         with pytest.raises(Conflict, match="already run"):
-            client.start_exec(identity)
+            client.start_exec(identity, tty=False)
         going = client.create_exec("one", {"Cmd": ["sleep", "1000"], "Tty": True})
-        client.start_exec(going).close()
+        client.start_exec(going, tty=True).close()
     with Client(root) as client:
         assert client.inspect_exec(identity)["ExitCode"] == 4
         known = client.inspect_exec(going)
@@ -183,8 +186,8 @@ def test_an_exec_s_record(one: str, root: Path) -> None:
         known = client.inspect_exec(going)
         assert (known["Running"], known["ExitCode"]) == (False, 137)
         client.start(one)
-        for name in going, "../../x", "0" * 64:
-            with pytest.raises(NotFound, match="No such exec instance"):
+        for name in going, "x/../../../containers/one", "0" * 64:
+            with pytest.raises(NotFound, match="No such exec instance|page not found"):
                 client.inspect_exec(name)
 
 

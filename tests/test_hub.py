@@ -443,7 +443,7 @@ def test_what_is_kept_is_not_made_again(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written_is_said_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match="the hub cannot write .*file"):
+    with pytest.raises(StoreError, match=": the hub cannot write .*file"):
         catalog.image(Layout(tmp_path / "file"), "library/hello-world", "latest")
 
 

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -219,6 +219,15 @@ def test_containers_on_the_bridge_reach_each_other_and_the_lan(lab: Lab) -> None
         assert lab.left()[0] != []
         assert shim.end()["children"] == []
     assert lab.left() == ([], "") and not (lab.root / "network.json").exists()
+
+
+def test_roots_that_begin_at_once_take_different_subnets(lab: Lab) -> None:
+    labs = [replace(lab, root=lab.root / str(number), shims=lab.shims) for number in range(8)]
+    shims = [each.start("one") for each in labs]
+    assert len({shim.ready().answer["Gateway"] for shim in shims}) == len(labs)
+    for shim in shims:
+        shim.end()
+    assert lab.left() == ([], "")
 
 
 @pytest.mark.parametrize("bridged", ["0", "1"], ids=["routed", "br_netfilter"])

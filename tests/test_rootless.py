@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import users
@@ -232,6 +233,7 @@ def test_what_proot_leaves_out_is_told() -> None:
 
 
 def test_a_container_by_proot(refused: Run) -> None:
+    refused("$m images")  # a daemon is there, and that is told
     hello = refused("$m pull -q hello-world && $m run --rm hello-world")
     assert "Hello from a container!" in hello.stdout, hello.stderr
     assert hello.stderr == f"WARNING: {WALLS}\n"
@@ -239,7 +241,7 @@ def test_a_container_by_proot(refused: Run) -> None:
     result = refused(
         _script(
             f"{run} toolbox sh -c 'id -u; echo $HOME; pwd; ls /bin/sh; exit 7'",
-            f"{run} -u 5:6 -w /work/dir toolbox sh -c 'echo $(id -u):$(id -g) $(pwd)'",
+            f"{run} -u 5:6 -w /job/dir toolbox sh -c 'echo $(id -u):$(id -g) $(pwd)'",
             f"{run} toolbox nope",
             f"{run} toolbox /etc",
             f"{run} toolbox sh -c 'kill -TERM $$'",
@@ -257,7 +259,7 @@ def test_a_container_by_proot(refused: Run) -> None:
     listed = shown.pop(shown.index("b") + 1).split()
     assert listed[2:4] == [ours, refused("id -g").stdout.strip()]  # what it made is ours
     assert shown == [
-        "0", "/root", "/", "/bin/sh", "= 7", "5:6 /work/dir", "= 0", "= 127", "= 126", "= 143", "in", "= 0", "b", "= 0",
+        "0", "/root", "/", "/bin/sh", "= 7", "5:6 /job/dir", "= 0", "= 127", "= 126", "= 143", "in", "= 0", "b", "= 0",
         "= 1", "NoNewPrivs:\t1", "Seccomp_filters:\t2", "= 0",  # one is CONFINE's
         "= 125", "= 0", "Everything in the store verifies", "= 0",
     ]  # fmt: skip
@@ -330,10 +332,40 @@ def test_doctor_where_namespaces_are_refused(refused: Run, who: users.User) -> N
     folder.mkdir(exist_ok=True)
     if not (folder / "sh").exists():
         (folder / "sh").symlink_to("/bin/sh")
-    poor = refused("$m doctor; echo $?; $m run hello-world; echo $?", PATH=str(folder))
+    poor = refused("$m daemon stop; $m doctor; echo $?; $m run hello-world; echo $?", PATH=str(folder))
+    refused("$m daemon stop")  # the next has the usual PATH
     lines = poor.stdout.splitlines()
     assert lines[1].split()[:2] == ["containers", "no"] and "1" in lines and lines[-1] == "125"
     assert poor.stderr.count("\n") >= 1 and "install proot" in poor.stderr.splitlines()[-1]
+
+
+LOOK = """
+import json
+from minirt.runtime import doctor
+print(json.dumps({row["capability"]: row for row in doctor.probe() if "fuse" in row["capability"]}))
+"""
+CLOSED = """mount -t tmpfs none "$1" && mknod -m 600 "$1/fuse" c 10 229 && mount --bind "$1/fuse" /dev/fuse
+again() { PYTHONPATH=$2 setpriv --reuid "$3" --clear-groups "$4" -c "$5"; }; again "$@"
+sudo() { "$@"; }; eval "$6"; again "$@" """
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can close a device to somebody else")
+def test_what_doctor_says_opens_a_closed_device(who: users.User, tmp_path: Path) -> None:
+    """Installed, and there, but not for everybody: neither apt nor modprobe would help."""
+    for peer in ("fuse-overlayfs", "unshare", "setpriv"):
+        require(peer)
+    words = ["unshare", "--mount", "sh", "-c", CLOSED, "sh", str(tmp_path), str(who.home), str(who.uid)]
+    words += [who.interpreter, LOOK]
+
+    def rows(hint: str) -> list[dict[str, dict[str, Any]]]:
+        done = subprocess.run([*words, hint], cwd=who.home, capture_output=True, text=True, check=True)
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+    before = rows("true")[0]
+    assert not before["/dev/fuse"]["works"] and not before["fuse-overlayfs"]["works"]
+    for row in before.values():
+        after = rows(row["hint"])[1]
+        assert after["/dev/fuse"]["works"] and after["fuse-overlayfs"]["works"], row["hint"]
 
 
 # Overlay refused
@@ -367,6 +399,7 @@ from tars import entry
 folder = pathlib.Path("place/lab").absolute()
 folder.mkdir()
 print(os.listdir(test_applier.Lab(folder).unpack(entry(".wh.gone"))))'
+$m daemon stop
 """
     env = {**os.environ, "PATH": path, "MINIRT_HUB": "embedded"}
     words = [require("unshare"), "--mount", "--propagation", "private", "sh", "-c", script]

@@ -22,7 +22,7 @@ from registries import Scripted, body, cut, docker_registry, stall
 from tars import archive, entry
 
 from minirt.client import Client
-from minirt.errors import Conflict, MinirtError, NotFound, StoreError, UnpackError, VerificationError
+from minirt.errors import Conflict, MinirtError, NotFound, StoreError
 from minirt.image.descriptor import DOCKER_MANIFEST
 from minirt.image.digest import Digest
 from minirt.store.store import Store
@@ -177,7 +177,7 @@ def test_wrong_bytes_leave_nothing(client: Client, hub: Scripted) -> None:
     content = layer("a")
     hub.image("team/app", "1", layers=[content])
     hub.script("storage", Digest.of(content).hex, body(content[:-1] + bytes([content[-1] ^ 1])))
-    with pytest.raises(VerificationError, match="does not match its digest"):
+    with pytest.raises(MinirtError, match="does not match its digest"):
         pull(client, name(hub, "team/app:1"))
     assert client.images() == [] and list((client.root / "ingest").glob("sha256-*")) == []
     hub_ok = pull(client, name(hub, "team/app:1"))
@@ -186,19 +186,17 @@ def test_wrong_bytes_leave_nothing(client: Client, hub: Scripted) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "error", "words"),
+    ("content", "words"),
     [
-        (b"this is no archive at all" * 40, UnpackError, "not a tar archive"),
-        (gzip.compress(b"\0" * 100 + b"junk" * 400, mtime=0), UnpackError, "not a tar archive"),
-        (layer("x")[:-20], UnpackError, "truncated"),
+        (b"this is no archive at all" * 40, "not a tar archive"),
+        (gzip.compress(b"\0" * 100 + b"junk" * 400, mtime=0), "not a tar archive"),
+        (layer("x")[:-20], "truncated"),
     ],
     ids=["plain", "gzip", "cut"],
 )
-def test_a_layer_that_is_no_layer_is_refused(
-    client: Client, hub: Scripted, content: bytes, error: type[MinirtError], words: str
-) -> None:
+def test_a_layer_that_is_no_layer_is_refused(client: Client, hub: Scripted, content: bytes, words: str) -> None:
     hub.image("team/app", "1", layers=[content])
-    with pytest.raises(error, match=words) as caught:
+    with pytest.raises(MinirtError, match=words) as caught:
         pull(client, name(hub, "team/app:1"))
     assert "\n" not in str(caught.value)
     assert client.images() == []
@@ -350,6 +348,12 @@ def test_check_names_what_is_damaged(client: Client, hub: Scripted) -> None:
     blob = max((client.root / "oci" / "blobs" / "sha256").iterdir(), key=lambda path: path.stat().st_size)
     blob.write_bytes(blob.read_bytes()[:-1] + b"x")
     assert [row["what"] for row in client.check()] == [f"blob sha256:{blob.name}"]
+
+
+@pytest.mark.timeout(60)
+def test_check_of_a_store_that_was_never_used(tmp_path: Path) -> None:
+    """It has not tried yet what this machine can do: that takes the lock that `check` holds at its end."""
+    assert list(Store(tmp_path / "s").check()) == []
 
 
 def test_a_store_from_elsewhere_is_refused(tmp_path: Path) -> None:

@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import said
 from test_cli_terminal import COMMAND, Terminal
 from users import plain_user
 
-from minirt.cli.terminal import Keys, parse_keys
 from minirt.errors import InvalidInput
+from minirt.keys import Keys, parse_keys
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="pseudo-terminals and containers")
 
@@ -32,7 +33,7 @@ SHELL = ["env", "PS1=ready> ", "sh"]
 
 def minirt(*words: str, **settings: Any) -> subprocess.CompletedProcess[str]:
     settings = {"capture_output": True, "text": True, "check": False, "stdin": subprocess.DEVNULL, **settings}
-    return subprocess.run([*COMMAND, *words], **settings)
+    return said.run([*COMMAND, *words], **settings)
 
 
 def good(*words: str, **settings: Any) -> str:

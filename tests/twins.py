@@ -7,11 +7,16 @@ failures of one kind are no success.
 from __future__ import annotations
 
 import difflib
+import fcntl
 import os
 import re
+import select
 import shutil
+import struct
 import subprocess
 import tempfile
+import termios
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -89,3 +94,37 @@ class Twins:
 def quoted(text: str) -> str:
     """For single quotes of the shell."""
     return text.replace("'", "'\\''")
+
+
+def on_terminal(
+    argv: list[str], typed: list[tuple[str, bytes]], size: tuple[int, int] | None = None
+) -> tuple[str, int]:
+    """What a program on a terminal of 33 lines of 77 says when we type, each time once we read what it waits for.
+
+    `size` is the window's at the end, set before the last keys.
+    """
+    master, end = os.openpty()
+    fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("HHHH", 33, 77, 0, 0))
+    with subprocess.Popen(argv, stdin=end, stdout=end, stderr=end, start_new_session=True) as process:
+        os.close(end)
+        seen, keys, deadline = b"", list(typed), time.monotonic() + SECONDS
+        while time.monotonic() < deadline:
+            if keys and keys[0][0].encode() in seen:
+                if size and len(keys) == 1:
+                    fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", *size, 0, 0))
+                    process.send_signal(28)  # SIGWINCH: it is not the terminal's foreground group
+                    time.sleep(0.3)
+                os.write(master, keys.pop(0)[1])
+            if select.select([master], [], [], 0.2)[0]:
+                try:
+                    data = os.read(master, 65536)
+                except OSError:  # EIO: it has ended
+                    break
+                seen += data
+            elif size and not keys and process.poll() is None:
+                process.send_signal(28)  # again: it may not have listened yet
+        else:
+            process.kill()
+        code = process.wait(10)
+    os.close(master)
+    return seen.decode(), code

@@ -21,7 +21,7 @@ _HERE = Path(__file__).parent
 
 @dataclass(frozen=True)
 class User:
-    """`home` belongs to the user and holds a copy of the package and its tests. `interpreter` runs for the user."""
+    """`home` belongs to the user and has a copy of package, course and tests. `interpreter` runs for the user."""
 
     name: str
     uid: int
@@ -33,6 +33,7 @@ class User:
         """Run a program as this user, at home, with nothing of our environment but PATH and CI."""
         env = {"HOME": str(self.home), "PATH": os.environ["PATH"], "PYTHONPATH": str(self.home), "USER": self.name}
         env |= {"CI": os.environ["CI"]} if "CI" in os.environ else {}
+        env["PYTEST_DEBUG_TEMPROOT"] = str(self.home)  # in /tmp lies that of an earlier user of this name
         words = [self.interpreter if word == sys.executable else word for word in argv]
         result = subprocess.run(
             words, user=self.uid, group=self.gid, extra_groups=[], env=env, cwd=self.home,
@@ -47,22 +48,24 @@ class User:
 
 
 @contextlib.contextmanager
-def plain_user(subuids: bool) -> Iterator[User]:
-    """A new user. Needs root, useradd, and an interpreter that others may read."""
+def plain_user(subuids: bool, number: int = 0) -> Iterator[User]:
+    """A new user; of several at once each has a `number`. Needs root, useradd, an interpreter that others may read."""
     if os.geteuid() != 0:
         pytest.skip("only root can make users")
     if subuids:
         require("newuidmap")
-    name = f"mrt{os.getpid() % 10**6}{'s' if subuids else 'n'}"
+    name = f"mrt{os.getpid() % 10**6}{'s' if subuids else 'n'}{number or ''}"
     home = Path(tempfile.mkdtemp(prefix="minirt-user-"))
     # --system: no subordinate ids of its own accord
     subprocess.run([require("useradd"), "--system", "--home-dir", home, "--shell", "/bin/sh", name], check=True)
     try:
         if subuids:
-            words = ["--add-subuids", "3000000-3065535", "--add-subgids", "3000000-3065535", name]
+            first = 3000000 + (number << 16)
+            ids = f"{first}-{first + 65535}"
+            words = ["--add-subuids", ids, "--add-subgids", ids, name]
             subprocess.run([require("usermod"), *words], check=True)
         entry = pwd.getpwnam(name)
-        for part in ("minirt", "tests"):
+        for part in ("minirt", "notebooks", "tests"):
             shutil.copytree(_HERE.parent / part, home / part, ignore=shutil.ignore_patterns("__pycache__"))
         for part in ("pyproject.toml", "tests/bundles.py"):
             shutil.copy(_HERE.parent / part, home)

@@ -9,6 +9,7 @@ inside another virtual machine too: everything there takes ten to twenty times a
 from __future__ import annotations
 
 import base64
+import compileall
 import contextlib
 import hashlib
 import importlib.metadata
@@ -30,6 +31,7 @@ from typing import IO
 import pytest
 import realimages
 from peers import require
+from said import said
 
 _HERE = Path(__file__).parent
 _TOP = _HERE.parent
@@ -38,7 +40,7 @@ SUITE = "bookworm"
 PACKAGES = [
     *("linux-image-cloud-amd64", "systemd", "systemd-sysv", "udev", "libpam-systemd", "dbus", "dbus-user-session"),
     *("apparmor", "kmod", "procps", "python3", "uidmap", "busybox-static", "libseccomp2", "iproute2", "nftables"),
-    *("iptables", "fuse-overlayfs", "slirp4netns", "passt", "ca-certificates"),
+    *("iptables", "fuse-overlayfs", "slirp4netns", "passt", "proot", "ca-certificates"),
     *("runc", "crun", "docker.io", "podman", "netavark"),
 ]
 # What the system needs once; nothing runs in it that no test asks for.
@@ -91,6 +93,9 @@ def disk() -> Path:
             try:
                 _make(folder)
                 os.rename(folder, path)
+                for old in path.parent.glob("vm-*-????????????"):  # with other packages
+                    if old != path:
+                        shutil.rmtree(old, ignore_errors=True)
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
     return path
@@ -136,6 +141,7 @@ class Machine:
         self.port.sendall(json.dumps(request).encode() + b"\n")
         answer = json.loads(self._line(timeout + 60))
         out, err = (base64.b64decode(answer[name]).decode(errors="replace") for name in ("stdout", "stderr"))
+        err = said(err)
         result = subprocess.CompletedProcess([script], answer["status"], out, err)
         assert not check or result.returncode == 0, f"{user}: {script}\n{result.returncode}\n{out}{err}"
         return result
@@ -222,6 +228,7 @@ def vm() -> Iterator[Machine]:
 
 def _initrd(made: Path) -> bytes:
     """The first file system: busybox and `init`, and under /brought all that this run adds to the disk."""
+    compileall.compile_dir(_TOP / "minirt", quiet=2)  # there each process of the plain user would compile anew
     files: dict[str, Path | bytes] = {"init": _HERE / "vm/init", "bin/busybox": made / "busybox"}
     files |= {"dev/": b"", "system/": b""}
     here, site = "brought/srv/minirt", "brought/usr/lib/python3/dist-packages"
@@ -234,7 +241,7 @@ def _initrd(made: Path) -> bytes:
     for name, where in scripts.items():
         module, function = where.split(":")
         text = f"#!/usr/bin/python3\nimport sys\nfrom {module} import {function}\nsys.exit({function}())\n"
-        files[f"brought/usr/local/bin/{name}"] = text.encode()
+        files[f"brought/usr/bin/{name}"] = text.encode()
     for name in WHEELS:
         for file in importlib.metadata.files(name) or []:
             if ".." not in file.parts and Path(file.locate()).is_file():

@@ -21,6 +21,7 @@ BUG = 70  # EX_SOFTWARE of sysexits.h
 # verb: (module, what it does). A verb's `Command` is its module's variable of that name, a blank written as "_".
 VERBS = {
     "run": ("run", "Create a container from an image and run a command in it"),
+    "create": ("run", "Create a container from an image, to be started later"),
     "exec": ("exec", "Run one more command in a running container"),
     "ps": ("containers", "List containers"),
     "pull": ("images", "Download an image from a registry"),
@@ -28,13 +29,20 @@ VERBS = {
     "version": ("system", "Show the versions of the client and of the engine"),
     "info": ("system", "Show what the engine is and has"),
     "attach": ("attach", "Join our terminal or streams to a running container"),
+    "commit": ("changes", "Make an image of what a container changed"),
+    "cp": ("copy", "Copy files between a container and this machine"),
+    "diff": ("changes", "Show what a container changed in its files"),
+    "export": ("changes", "Write a container's files to a tar archive"),
     "history": ("images", "Show the steps an image was made in"),
-    "inspect": ("inspect", "Show all that is known of images or containers, as JSON"),
+    "import": ("changes", "Make an image of a tar archive's files"),
+    "inspect": ("inspect", "Show all that is known of containers, images and others, as JSON"),
     "kill": ("containers", "Send a signal to running containers"),
     "load": ("archive", "Load images from a tar archive"),
     "logs": ("containers", "Show what a container printed"),
     "pause": ("running", "Hold containers still"),
     "port": ("containers", "Show where published ports are"),
+    "rename": ("containers", "Give a container another name"),
+    "restart": ("containers", "Stop containers and start them again"),
     "rm": ("containers", "Remove containers"),
     "rmi": ("images", "Remove images"),
     "save": ("archive", "Write images to a tar archive"),
@@ -48,14 +56,27 @@ VERBS = {
     "wait": ("containers", "Wait until containers stop, then print their exit status"),
     "system check": ("system", "Verify everything in the store"),
     "system df": ("system", "Show how much disk is used"),
-    "system prune": ("system", "Free what nothing uses"),
+    "system prune": ("prune", "Free what nothing uses"),
+    "container prune": ("prune", "Remove all stopped containers"),
+    "image prune": ("prune", "Remove images that nothing uses"),
+    "network ls": ("volumes", "List networks"),
+    "network prune": ("prune", "Remove networks that nothing uses (we make none)"),
+    "volume create": ("volumes", "Create a volume"),
+    "volume ls": ("volumes", "List volumes"),
+    "volume prune": ("prune", "Remove volumes that nothing uses"),
+    "volume rm": ("volumes", "Remove volumes"),
+    "events": ("events", "Show what happens, as it happens"),
+    "daemon": ("daemon", "Run the daemon in the foreground, or stop the one that runs"),
     "doctor": ("system", "Show what this machine can do, by trying it"),
     "hub": ("course", "Serve the embedded registry until interrupted"),
     "lab": ("course", "Open the course in JupyterLab"),
 }
-_CONTAINER_VERBS = "attach exec kill logs pause port ps rm run start stats stop top unpause update wait"
+_CONTAINER_VERBS = (
+    "attach commit cp create diff exec export kill logs pause port ps rename restart rm run start stats stop top "
+    "unpause update wait"
+)
 ALIASES = {
-    **{f"image {name}": [name] for name in ("history", "load", "pull", "save", "tag")},
+    **{f"image {name}": [name] for name in ("history", "import", "load", "pull", "save", "tag")},
     **{f"container {name}": [name] for name in _CONTAINER_VERBS.split()},
     **{f"image {name}": ["images"] for name in ("ls", "list")},
     **{f"image {name}": ["rmi"] for name in ("rm", "remove")},
@@ -63,19 +84,33 @@ ALIASES = {
     "container remove": ["rm"],
     "image inspect": ["inspect", "--type=image"],
     "container inspect": ["inspect", "--type=container"],
+    "network inspect": ["inspect", "--type=network"],
+    "network list": ["network ls"],
+    "volume inspect": ["inspect", "--type=volume"],
+    "volume list": ["volume ls"],
+    "volume remove": ["volume rm"],
+    "system events": ["events"],
     "system info": ["info"],
 }
-GROUPS = {"image": "Manage images", "container": "Manage containers", "system": "Manage minirt's disk"}
+GROUPS = {
+    "image": "Manage images",
+    "container": "Manage containers",
+    "network": "Manage networks",
+    "system": "Manage minirt's disk",
+    "volume": "Manage volumes",
+}
 COMMON = ("run", "exec", "ps", "pull", "images", "version", "info")
-OURS = ("doctor", "hub", "lab")
+OURS = ("daemon", "doctor", "hub", "lab")
 
 
 @command(
     "[COMMAND] [ARG...]",
     """
-    -D, --debug       Show the traceback of an error
-        --root dir    Folder of images and containers (default $MINIRT_ROOT)
-    -v, --version     Print the version and quit
+    -D, --debug        Show the traceback of an error
+    -H, --host string  Where the daemon listens: unix:///path (default $MINIRT_HOST)
+        --root dir     Folder of images and containers (default $MINIRT_ROOT)
+        --trace        Tell afterwards, on standard error, what was said to the daemon and what it did
+    -v, --version      Print the version and quit
     """,
     interspersed=False,
 )
@@ -94,6 +129,10 @@ def top(console: Console, values: Values, words: list[str]) -> int:
         aliases = [f"minirt {name}" for name in [*names, verb]] if names else []
         console.print(chosen.help(console.title, VERBS[verb][1], aliases))
         return 0
+    if values["trace"]:
+        from minirt.cli.trace import traced
+
+        return traced(console, lambda: chosen.handler(console, given, arguments) or 0)
     return chosen.handler(console, given, arguments) or 0
 
 
@@ -108,7 +147,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         values, rest = top.parse("minirt", words)
         debug = bool(values.get("debug"))
-        console.root = values.get("root")
+        console.root, console.host = values.get("root"), values.get("host")
         if values.get("version"):
             from minirt import __version__
 
@@ -181,7 +220,8 @@ def _resolve(words: list[str]) -> tuple[str, list[str]]:
 def _load(verb: str) -> Command:
     from importlib import import_module
 
-    found = getattr(import_module(f"minirt.cli.{VERBS[verb][0]}"), verb.replace(" ", "_"))
+    name = "import_" if verb == "import" else verb.replace(" ", "_")
+    found = getattr(import_module(f"minirt.cli.{VERBS[verb][0]}"), name)
     assert isinstance(found, Command)
     return found
 

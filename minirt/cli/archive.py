@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from minirt.cli.console import Console
 from minirt.cli.flags import UsageError, Values, command
@@ -19,10 +19,14 @@ from minirt.errors import InvalidInput
     """,
 )
 def save(console: Console, values: Values, arguments: list[str]) -> None:
-    target = values["output"]
+    output(values["output"], lambda: console.client.save(arguments))
+
+
+def output(target: str | None, ask: Callable[[], Iterator[bytes]]) -> None:
+    """Write what is asked for to a file, or on standard output. Raises UsageError, InvalidInput."""
     if target is None and (sys.stdout is None or sys.stdout.isatty()):
         raise UsageError("cowardly refusing to save to a terminal: use the -o option or redirect", 1)
-    chunks = console.client.save(arguments)
+    chunks = ask()
     if target is None:
         for chunk in chunks:
             sys.stdout.buffer.write(chunk)

@@ -21,6 +21,7 @@ class Console:
     def __init__(self, title: str, root: str | None = None) -> None:
         self.title = title
         self.root = root
+        self.host: str | None = None
         self.failure = 1
         self._client: Client | None = None
 
@@ -30,17 +31,21 @@ class Console:
         if self._client is None:
             from minirt.client import Client
 
-            self._client = Client(root=self.root)
+            self._client = Client(root=self.root, host=self.host, tell=self.warn)
         return self._client
 
     def print(self, text: str, end: str = "\n") -> None:
         """A line of result; without its end it is a question, shown at once."""
         print(text, end=end, flush=not end)
 
-    def warn(self, text: object) -> None:
-        """A line beside the result, on standard error; results written before it are shown before it."""
+    def flush(self) -> None:
+        """Show at once what was printed."""
         if sys.stdout is not None:
             sys.stdout.flush()
+
+    def warn(self, text: object) -> None:
+        """A line beside the result, on standard error; results written before it are shown before it."""
+        self.flush()
         if sys.stderr is not None:  # print would take None for standard output
             print(clean(str(text)), file=sys.stderr, flush=True)
 

@@ -1,4 +1,4 @@
-"""The verbs of containers that are there: `ps`, `logs`, `stop`, `kill`, `wait`, `rm`."""
+"""The verbs of containers that are there: `ps`, `logs`, `stop`, `restart`, `kill`, `wait`, `rename`, `rm`, `port`."""
 
 from __future__ import annotations
 
@@ -65,7 +65,11 @@ def _row(container: dict[str, Any], whole: bool) -> dict[str, str]:
 
 def _port(port: dict[str, Any]) -> str:
     inside = f"{port['PrivatePort']}/{port['Type']}"
-    return f"{port.get('IP', '')}:{port['PublicPort']}->{inside}" if port.get("PublicPort") else inside
+    return f"{_address(port.get('IP', ''))}:{port['PublicPort']}->{inside}" if port.get("PublicPort") else inside
+
+
+def _address(ip: str) -> str:
+    return f"[{ip}]" if ":" in ip else ip
 
 
 def _size(container: dict[str, Any]) -> str:
@@ -74,9 +78,23 @@ def _size(container: dict[str, Any]) -> str:
     return units.size(container.get("SizeRw") or 0, 3) + (f" (virtual {units.size(whole, 3)})" if whole else "")
 
 
-@command("CONTAINER")
+@command(
+    "CONTAINER",
+    """
+        --details         Show more of each line (minirt keeps no more)
+    -f, --follow          Go on until it ends
+        --since string    Only what came after: a time, or how long ago (10m)
+    -n, --tail string     Only the last lines: a number, or all (default all)
+    -t, --timestamps      Show when each line came
+        --until string    Only what came before
+    """,
+)
 def logs(console: Console, values: Values, arguments: list[str]) -> None:
-    for stream, chunk in console.client.logs(arguments[0]):
+    from minirt.cli.words import moment
+
+    options = {"since": moment(values["since"]), "until": moment(values["until"]), "tail": values["tail"]}
+    options |= {"follow": values["follow"], "timestamps": values["timestamps"]}
+    for stream, chunk in console.client.logs(arguments[0], **options):
         target = sys.stdout if stream == "stdout" else sys.stderr
         target.buffer.write(chunk)
         target.buffer.flush()
@@ -103,6 +121,29 @@ def stop(console: Console, values: Values, arguments: list[str]) -> int:
 @command(
     "CONTAINER [CONTAINER...]",
     """
+    -s, --signal string   The signal to end it with, where not its own
+    -t, --timeout int     Seconds to wait before SIGKILL (10 when nothing is said; -1: no end)
+        --time int        -
+    """,
+)
+def restart(console: Console, values: Values, arguments: list[str]) -> int:
+    seconds = values["time"] if values["timeout"] is None else values["timeout"]
+
+    def act(name: str) -> None:
+        console.client.restart(name, seconds, values["signal"])
+        console.print(name)
+
+    return console.each(arguments, act)
+
+
+@command("CONTAINER NEW_NAME")
+def rename(console: Console, values: Values, arguments: list[str]) -> None:
+    console.client.rename(*arguments)
+
+
+@command(
+    "CONTAINER [CONTAINER...]",
+    """
     -s, --signal string   The signal, by name or number (KILL when not given)
     """,
 )
@@ -122,12 +163,13 @@ def wait(console: Console, values: Values, arguments: list[str]) -> int:
 @command(
     "CONTAINER [CONTAINER...]",
     """
-    -f, --force   Remove it even if it runs (SIGKILL)
+    -f, --force     Remove it even if it runs (SIGKILL)
+    -v, --volumes   Remove its anonymous volumes too
     """,
 )
 def rm(console: Console, values: Values, arguments: list[str]) -> int:
     def act(name: str) -> None:
-        console.client.remove(name, force=values["force"])
+        console.client.remove(name, force=values["force"], volumes=values["volumes"])
         console.print(name)
 
     return console.each(arguments, act, values["force"])
@@ -150,7 +192,7 @@ def port(console: Console, values: Values, arguments: list[str]) -> int:
     key = wanted if "/" in wanted else f"{wanted}/tcp"
     found = [place for other, place in lines if other == key]
     if not found:
-        raise NotFound(f"No public port '{key}' published for {name}")
+        raise NotFound(f"No public port '{wanted}' published for {name}")
     for place in found:
         console.print(place)
     return 0

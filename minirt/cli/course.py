@@ -45,6 +45,7 @@ def hub(console: Console, values: Values, arguments: list[str]) -> None:
     """
         --folder string   Your copy of the course (~/minirt-course when not given)
         --lang string     Language of the course: ko or en
+        --lay             Make your copy, open nothing: another program does
         --no-browser      Print the address, open nothing
         --port int        Port of JupyterLab
         --reset list      Put your copy of a chapter (04) aside and begin with a new one
@@ -57,4 +58,4 @@ def lab(console: Console, values: Values, arguments: list[str]) -> int:
         raise InvalidInput(f"--lang {values['lang']}: the course is in ko and en")
     words = [f"--{name}={values[name]}" for name in ("folder", "lang", "port") if values[name] is not None]
     words += [f"--reset={chapter}" for chapter in values["reset"]]
-    return main(words + ["--no-browser"] * values["no-browser"])
+    return main(words + [f"--{name}" for name in ("lay", "no-browser") if values[name]])

@@ -48,6 +48,8 @@ OPTIONS = """
         --ipc string                  IPC namespace: private, shareable, none, host, or container:NAME
     -l, --label list                  Label the container: NAME=VALUE
         --label-file list             Read labels from a file, one a line
+        --log-driver string           Keep its log: json-file, local, or none
+        --log-opt list                How its log is kept: max-size=10m, max-file=3
     -m, --memory bytes                Memory it may use: 512m
         --memory-reservation bytes    Memory it shrinks to when memory is short
         --memory-swap bytes           Memory and swap together (-1: no limit)
@@ -81,13 +83,14 @@ OPTIONS = """
     -u, --user string                 Run as this user: NAME or UID, then perhaps :GROUP
         --userns string               User namespace: host (the default for root) or private
         --uts string                  Host name's namespace: private, host, or container:NAME
-    -v, --volume list                 Bind a folder of ours: PATH:PATH INSIDE[:ro]
+    -v, --volume list                 Mount a folder of ours, or a volume: PATH|NAME:PATH INSIDE[:ro]
+        --volumes-from list           Mount the volumes of another container: CONTAINER[:ro]
     -w, --workdir string              Working directory in the container
 """
 _REFUSED = """blkio-weight blkio-weight-device cpu-rt-period cpu-rt-runtime device-read-bps device-read-iops
     device-write-bps device-write-iops gpus health-cmd health-interval health-retries health-start-interval
-    health-start-period health-timeout ip ip6 isolation kernel-memory link link-local-ip log-driver log-opt mac-address
-    net-alias network-alias storage-opt volume-driver volumes-from"""
+    health-start-period health-timeout ip ip6 isolation kernel-memory link link-local-ip mac-address
+    net-alias network-alias storage-opt volume-driver"""
 # A help text of "-" keeps an option out of `--help`.
 OPTIONS += "".join(f"    --{name} list  -\n" for name in ("net", "dns-opt", *_REFUSED.split()))
 
@@ -112,16 +115,19 @@ _PLAIN = {
     "cpuset-cpus": "CpusetCpus", "cpuset-mems": "CpusetMems", "group-add": "GroupAdd", "ipc": "IpcMode",
     "oom-kill-disable": "OomKillDisable", "oom-score-adj": "OomScoreAdj", "pid": "PidMode", "pids-limit": "PidsLimit",
     "privileged": "Privileged", "publish-all": "PublishAllPorts", "runtime": "Runtime", "userns": "UsernsMode",
-    "uts": "UTSMode",
+    "uts": "UTSMode", "volumes-from": "VolumesFrom",
 }  # fmt: skip
 
 
 def create_body(values: Values, arguments: list[str]) -> dict[str, Any]:
     """The Engine API's create request for these options. Raises UsageError, InvalidInput, Unsupported."""
     for name in _REFUSED.split():
-        if values[name] and (name, values[name]) not in (("log-driver", ["json-file"]), ("isolation", ["default"])):
+        if values[name] and (name, values[name]) != ("isolation", ["default"]):
             raise Unsupported(f"--{name} is not supported")
-    attach, attached = [_read(values, "attach", word, words.stream) for word in values["attach"]], not values["detach"]
+    attach, attached = (
+        [_read(values, "attach", word, words.stream) for word in values["attach"]],
+        not values.get("detach"),
+    )
     if attach and not attached:
         raise InvalidInput("Conflicting options: -a and -d")
     body: dict[str, Any] = {
@@ -179,8 +185,10 @@ def _host(values: Values) -> dict[str, Any]:
     more: dict[str, Any] = {field: values[name] for name, field in _PLAIN.items()}
     for name, (field, read) in _WORDS.items():
         given = values[name]
-        made = [_read(values, name, word, read) for word in (given if isinstance(given, list) else [given or "0"])]
-        more[field] = made if isinstance(given, list) else made[0]
+        if isinstance(given, list):
+            more[field] = [_read(values, name, word, read) for word in given]
+        elif given:
+            more[field] = _read(values, name, given, read)
     limits = {limit["Name"]: limit for limit in more["Ulimits"]}  # the last of a name counts
     more["Ulimits"] = [limits[name] for name in sorted(limits)]
     more["DnsOptions"] = [*values["dns-opt"], *values["dns-option"]]
@@ -194,6 +202,10 @@ def _host(values: Values) -> dict[str, Any]:
         host["MemorySwappiness"] = swappiness
     if values["init"]:
         host["Init"] = True
+    if values["log-driver"] or values["log-opt"]:
+        if values["log-driver"] == "none" and values["log-opt"]:
+            raise InvalidInput("invalid logging opts for driver none")
+        host["LogConfig"] = {"Type": values["log-driver"] or "", "Config": _map(values["log-opt"])}
     if values["restart"] not in (None, "", "no"):
         host["RestartPolicy"] = _whole(words.restart, values["restart"])
         if values["rm"]:

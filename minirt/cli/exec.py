@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from minirt.cli.attach import Session, check_terminal
 from minirt.cli.console import Console
 from minirt.cli.create import environment
 from minirt.cli.flags import Values, command
+from minirt.cli.terminal import size
 from minirt.errors import MinirtError, StartError
+
+_LOOKS = 100  # at a twentieth of a second
 
 
 @command(
@@ -46,7 +50,7 @@ def exec(console: Console, values: Values, arguments: list[str]) -> int:
     identity = client.create_exec(arguments[0], body)
     if not attached:
         try:
-            client.start_exec(identity).close()
+            client.start_exec_detached(identity, tty)
         except StartError as error:
             raise MinirtError(str(error)) from error  # as docker: we failed, not the command
         return 0
@@ -59,4 +63,17 @@ def exec(console: Console, values: Values, arguments: list[str]) -> int:
         forwards=False,
         follow=lambda width, height: client.resize_exec(identity, width, height),
     )
-    return session.run(lambda *begin: client.start_exec(identity, *begin))
+    window = size() if tty else None
+    return session.run(lambda: client.start_exec(identity, tty, window), lambda: _code(console, identity))
+
+
+def _code(console: Console, identity: str) -> int:
+    """How it ended: its streams are over, so it is about to have."""
+    for _ in range(_LOOKS):
+        found = console.client.inspect_exec(identity)
+        if not found["Running"]:
+            break
+        time.sleep(0.05)
+    else:
+        raise MinirtError("its streams are over, but the command still runs")  # a daemon that died took them along
+    return int(found["ExitCode"] or 0)

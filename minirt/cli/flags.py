@@ -16,8 +16,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from minirt.errors import InvalidInput
 
@@ -40,8 +39,7 @@ class UsageError(InvalidInput):
         self.exit_code = exit_code
 
 
-@dataclass(frozen=True)
-class Option:
+class Option(NamedTuple):  # a dataclass would load for longer than a command parses
     """One option: `kind` is `switch`, `int`, `list`, or any other word for a text."""
 
     short: str
@@ -69,8 +67,7 @@ class Option:
         values[self.name] = [*values[self.name], value] if self.kind == "list" else value
 
 
-@dataclass(frozen=True)
-class Command:
+class Command(NamedTuple):
     """A verb: what runs it, its two help texts, and how it fails.
 
     `interspersed`: options may follow arguments. `failure`: exit status of our own errors, where not 1.

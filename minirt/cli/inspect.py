@@ -1,8 +1,9 @@
-"""`inspect`: the whole record of images and containers, as the Engine API gives it."""
+"""`inspect`: the whole record of containers, images, networks and volumes, as the Engine API gives it."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -16,18 +17,22 @@ from minirt.errors import InvalidInput, NotFound
     "NAME|ID [NAME|ID...]",
     """
     -f, --format string   Print with a Go template ({{.Field}}, {{json .}}), or 'json'
-        --type string     Look for this only: container or image
+    -s, --size            Add how many bytes a container has written
+        --type string     Look for this only: container, image, network or volume
+    -v, --verbose         -
     """,
 )
 def inspect(console: Console, values: Values, arguments: list[str]) -> int:
     template, kind = values["format"], values["type"]
-    if kind not in (None, "container", "image"):
-        raise UsageError(f'"{kind}" is not a valid value for --type: container or image', 1)
+    if kind not in (None, "container", "image", "network", "volume"):
+        raise UsageError(f'"{kind}" is not a valid value for --type: container, image, network or volume', 1)
+    if values["size"] and kind not in (None, "container"):
+        console.warn(f"WARNING: --size ignored for {kind}")
     parts = table.parse(table.escapes(template)) if template not in (None, "json") else None
     found: list[dict[str, Any]] = []
 
     def act(name: str) -> None:
-        record = _find(console, name, kind)
+        record = _find(console, name, kind, values["size"])
         if parts is not None:
             console.print(table.fill(parts, record))
         else:
@@ -44,13 +49,18 @@ def inspect(console: Console, values: Values, arguments: list[str]) -> int:
     return failed
 
 
-def _find(console: Console, name: str, kind: str | None) -> dict[str, Any]:
-    """The container of that name, else the image. Raises NotFound."""
-    if kind == "image":
-        return console.client.inspect_image(name)
-    if kind == "container":
-        return console.client.inspect_container(name)
-    for look in console.client.inspect_container, console.client.inspect_image:
+def _find(console: Console, name: str, kind: str | None, size: bool) -> dict[str, Any]:
+    """The container of that name, else the image, network or volume. Raises NotFound."""
+    client = console.client
+    looks: dict[str, Callable[[str], dict[str, Any]]] = {
+        "container": lambda name: client.inspect_container(name, size),
+        "image": client.inspect_image,
+        "network": client.inspect_network,
+        "volume": client.inspect_volume,
+    }
+    if kind:
+        return looks[kind](name)
+    for look in looks.values():
         # What cannot be a name of that kind is not the name of one.
         with suppress(NotFound, InvalidInput):
             return look(name)

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
 
 from minirt.cli.attach import Session, check_terminal
 from minirt.cli.console import Console
 from minirt.cli.create import OPTIONS, create_body
 from minirt.cli.flags import UsageError, Values, command
-from minirt.errors import InvalidInput, NotFound
+from minirt.errors import InvalidInput, MinirtError, NotFound, StartError
+from minirt.keys import parse_keys
+
+if TYPE_CHECKING:
+    from minirt.client.streams import Attached
 
 
 @command(
@@ -29,7 +34,7 @@ def run(console: Console, values: Values, arguments: list[str]) -> int:
     body = create_body(values, arguments)
     check_terminal(body["Tty"] and body["AttachStdin"])
     if body["Tty"]:
-        from minirt.cli.terminal import parse_keys, size
+        from minirt.cli.terminal import size
 
         parse_keys(values["detach-keys"])  # a wrong word is told before anything is made
         if now := size():
@@ -39,23 +44,33 @@ def run(console: Console, values: Values, arguments: list[str]) -> int:
         console.client.start(container)
         console.print(container)
         return 0
-    session = Session(
-        console,
-        container,
-        body["Tty"],
-        body["AttachStdin"] and body["OpenStdin"],
-        values["detach-keys"],
-        values["sig-proxy"],
-        ours=True,
-    )
-    return session.run(_starter(console, container))
+    stdin = body["AttachStdin"] and body["OpenStdin"]
+    tty, keys = body["Tty"], values["detach-keys"]
+    session = Session(console, container, tty, stdin, keys, values["sig-proxy"], ours=True)
+    streams = {"stdin": stdin, "stdout": body["AttachStdout"], "stderr": body["AttachStderr"]}
+    return _session(console, container, session, tty, values["rm"], keys, streams)
 
 
-def _starter(console: Console, container: str) -> Any:
-    def begin(stdin: int | None, stdout: int | None, stderr: int | None, size: tuple[int, int] | None) -> None:
-        console.client.start(container, stdin, stdout, stderr, size)
+def _session(
+    console: Console, container: str, session: Session, tty: bool, removed: bool, keys: str | None, streams: Any
+) -> int:
+    """Attach, begin to wait, start, in docker's order, so that nothing it says or does is missed; its exit status."""
+    client = console.client
+    with ExitStack() as stack:
+        attached = stack.enter_context(client.attach(container, tty, keys=keys, **streams))
+        waiting = stack.enter_context(client.waiting(container, "removed" if removed else "next-exit"))
 
-    return begin
+        def begin() -> Attached:
+            client.start(container)
+            return attached
+
+        return session.run(begin, waiting.result)
+
+
+@command("IMAGE [COMMAND] [ARG...]", OPTIONS, interspersed=False)
+def create(console: Console, values: Values, arguments: list[str]) -> None:
+    console.needs_linux()
+    console.print(_create(console, values, arguments, create_body(values, arguments)))
 
 
 @command(
@@ -71,7 +86,10 @@ def start(console: Console, values: Values, arguments: list[str]) -> int:
     if values["attach"] or values["interactive"]:
         if len(arguments) > 1:
             raise UsageError("you cannot start and attach multiple containers at once", 1)
-        return _start_attached(console, arguments[0], values)
+        try:
+            return _start_attached(console, arguments[0], values)
+        except StartError as error:
+            raise MinirtError(str(error)) from error  # as docker: 126 and 127 are of `run` alone
 
     def act(name: str) -> None:
         console.client.start(name)
@@ -85,17 +103,16 @@ def _start_attached(console: Console, name: str, values: Values) -> int:
     client, found = console.client, console.client.inspect_container(name)
     container, config = found["Id"], found["Config"]
     stdin, runs = values["interactive"] and config["OpenStdin"], found["State"]["Running"]
-    keys, tty = values["detach-keys"], config["Tty"]
+    keys, tty, removed = values["detach-keys"], config["Tty"], found["HostConfig"].get("AutoRemove", False)
     session = Session(console, container, tty, stdin, keys, forwards=not tty, ours=not runs)
-    if runs:
-        return session.run(lambda *begin: client.attach(container, *begin[:3]))
-    return session.run(_starter(console, container))
+    if not runs:
+        return _session(console, container, session, tty, removed, keys, {"stdin": stdin})
+    with client.waiting(container) as waiting:
+        return session.run(lambda: client.attach(container, tty, stdin, keys=keys), waiting.result)
 
 
 def _create(console: Console, values: Values, arguments: list[str], body: dict[str, Any]) -> str:
     """Create the container, pulling its image as `--pull` says; its id."""
-    from minirt.image.reference import Reference
-
     policy = values["pull"] or "missing"
     if policy not in ("always", "missing", "never"):
         raise UsageError(f"invalid pull option: {policy!r}: must be one of 'always', 'missing' or 'never'")
@@ -112,6 +129,8 @@ def _create(console: Console, values: Values, arguments: list[str], body: dict[s
         if policy != "missing":
             raise
         if not values["quiet"]:
+            from minirt.image.reference import Reference
+
             console.warn(f"Unable to find image '{Reference.parse(image).familiar}' locally")
         _pull(console, image, platform, values["quiet"])
         created = client.create(body, name=values["name"], platform=platform)

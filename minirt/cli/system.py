@@ -1,4 +1,4 @@
-"""The machine's verbs: `version`, `info`, `system check | df | prune`, `doctor`."""
+"""The machine's verbs: `version`, `info`, `system check | df`, `doctor`."""
 
 from __future__ import annotations
 
@@ -6,20 +6,21 @@ import json
 import sys
 from typing import Any
 
-from minirt import units
+from minirt import __version__, units
 from minirt.cli import table
 from minirt.cli.console import Console
 from minirt.cli.flags import Values, command
-from minirt.errors import MinirtError
 
+_API = "1.44"  # what we ask in
 _FORMAT = "-f, --format string   Print with a Go template ({{.Field}}, {{json .}}), or 'json'"
 
 
 @command("", _FORMAT)
 def version(console: Console, values: Values, arguments: list[str]) -> None:
+    from minirt.image.platform import Platform
+
     server = console.client.version()
-    # Until the daemon stands, the client calls the engine in-process: one version.
-    client = {key: server[key] for key in ("Version", "ApiVersion", "Os", "Arch")}
+    client = {"Version": __version__, "ApiVersion": _API, "Os": sys.platform, "Arch": Platform.host().architecture}
     if table.printed(console, {"Client": client, "Server": server}, values["format"]):
         return
     python = {"Python version": ".".join(map(str, sys.version_info[:3]))}
@@ -37,10 +38,12 @@ def _version_lines(console: Console, indent: str, record: dict[str, Any]) -> Non
     lines = {"Version": rest.pop("Version"), "API version": rest.pop("ApiVersion", None)}
     if "MinAPIVersion" in rest:
         lines["API version"] += f" (minimum version {rest.pop('MinAPIVersion')})"
+    for name, key in ("Go version", "GoVersion"), ("Git commit", "GitCommit"), ("Built", "BuildTime"):
+        lines[name] = rest.pop(key, None)
     if "Os" in rest:
         lines["OS/Arch"] = f"{rest.pop('Os')}/{rest.pop('Arch')}"
     for name, value in (lines | rest).items():
-        if isinstance(value, str):
+        if isinstance(value, str) and value:
             console.print(f"{indent}{name + ':':<18} {value}")
 
 
@@ -55,7 +58,7 @@ def info(console: Console, values: Values, arguments: list[str]) -> None:
     record = console.client.info()
     if table.printed(console, record, values["format"]):
         return
-    console.print(f"Client:\n Version:    {record['ServerVersion']}\n\nServer:")
+    console.print(f"Client:\n Version:    {__version__}\n\nServer:")
     for word in _INFO.split():
         key, _, words = word.partition("=")
         if key in record:
@@ -117,25 +120,6 @@ def system_check(console: Console, values: Values, arguments: list[str]) -> int:
     return 1
 
 
-@command("", "-f, --force   Do not ask")
-def system_prune(console: Console, values: Values, arguments: list[str]) -> None:
-    if not values["force"]:
-        console.print("WARNING! This will remove:")
-        for what in "stopped containers", "images without a name", "layers and downloads that nothing uses":
-            console.print(f"  - all {what}")
-        console.print("\nAre you sure you want to continue? [y/N] ", end="")
-        if sys.stdin is None or sys.stdin.readline().strip().lower() not in ("y", "yes"):
-            raise MinirtError("system prune has been cancelled")
-    freed = console.client.prune()
-    for title in ("Containers", "Images"):
-        gone = freed[f"{title}Deleted"] or []
-        # A container's id; an image's names and parts, as `rmi` has them.
-        lines = [line for item in gone for line in ([item] if isinstance(item, str) else map(": ".join, item.items()))]
-        if lines:
-            console.print("\n".join([f"Deleted {title}:", *lines, ""]))
-    console.print(f"Total reclaimed space: {units.size(freed['SpaceReclaimed'])}")
-
-
 @command("", "    --json   Print a JSON array")
 def doctor(console: Console, values: Values, arguments: list[str]) -> int:
     """0 where containers can run in any way, else 1."""
@@ -143,7 +127,7 @@ def doctor(console: Console, values: Values, arguments: list[str]) -> int:
     if values["json"]:
         console.print(json.dumps(rows, indent=4, ensure_ascii=False))
     else:
-        shown = [{key: row[key] for key in ("capability", "works", "detail")} for row in rows]
+        shown = [{key: row[key] for key in ("capability", "works", "tried", "detail")} for row in rows]
         table.records(console, [row | {"works": "yes" if row["works"] else "no"} for row in shown])
         advice: dict[str, list[dict[str, Any]]] = {}
         for row in rows:

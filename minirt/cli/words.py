@@ -11,6 +11,8 @@ import os
 import re
 from typing import Any
 
+from minirt.errors import InvalidInput
+
 LIMITS = """core cpu data fsize locks memlock msgqueue nice nofile nproc rss rtprio rttime sigpending stack"""
 # Patterns are compiled where they are used: most command lines need none.
 _SIZE = r"([0-9]+(?:\.[0-9]+)?) ?([kmgtp]?)i?b?"
@@ -332,3 +334,28 @@ def restart(text: str) -> dict[str, Any]:
 def clean(path: str) -> str:
     """A path without `.`, `..` and doubled slashes, as Go's path.Clean."""
     return "/" + os.path.normpath(path).lstrip("/") if path.startswith("/") else os.path.normpath(path)
+
+
+def moment(text: str | None) -> str:
+    """A time as the Engine API takes it, in seconds of the epoch: of `10m` or `1h30m` ago, RFC 3339, or itself.
+
+    Raises InvalidInput.
+    """
+    if not text:
+        return ""
+    units = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
+    if re.fullmatch(r"([0-9.]+(h|m|s|ms|us|ns))+", text):
+        import time
+
+        ago = sum(float(number) * units[unit] for number, unit in re.findall(r"([0-9.]+)(ms|us|ns|h|m|s)", text))
+        return f"{time.time() - ago:.9f}"
+    if re.fullmatch(r"[0-9]+(\.[0-9]{1,9})?", text):
+        return text
+    import datetime
+
+    cut = re.sub(r"(\.[0-9]{6})[0-9]+", r"\1", text)  # nanoseconds
+    try:
+        found = datetime.datetime.fromisoformat(cut)
+    except ValueError:
+        raise InvalidInput(f"{text!r} is no time: write 10m, 2026-01-31T12:00:00Z, or seconds since 1970") from None
+    return f"{found.timestamp():.6f}"  # without a zone: of this machine

@@ -2,11 +2,18 @@
 
     sources.py      which registry answers for a name: a real one, or the embedded hub
     pull.py         name → manifest → layers in parallel → a named image
-    images.py       images, inspect, history, tag, rmi, save, load
-    containers.py   create, start, wait, kill, rm, ps
+    images.py       images, inspect, history, tag, rmi, save, load, prune
+    containers.py   create, rename, ps, logs
+    life.py         start, wait, stop, kill, rm
     processes.py    exec, attach, resize, top
     update.py       pause, unpause, update
     stats.py        what a container uses
+    volumes.py      folders that outlive containers
+    files.py        cp, diff, export, commit, import
+    events.py       what happens, told to whoever listens
+    monitor.py      who notices that a container has ended
+    request.py      what may be asked
+    answers/        the shape of each answer
 
 Answers are the Docker Engine API's objects (API 1.44 reference), so that the daemon only has to send them.
 Taught in chapters 04 and 06.
@@ -15,30 +22,38 @@ Taught in chapters 04 and 06.
 from __future__ import annotations
 
 import os
-import platform
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import closing
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from minirt import __version__
 from minirt.engine.containers import Containers
+from minirt.engine.events import Events
 from minirt.engine.images import Images
+from minirt.engine.monitor import Monitor
 from minirt.engine.pull import Pull
 from minirt.engine.sources import Sources
+from minirt.engine.volumes import Volumes
 from minirt.errors import InvalidInput
 from minirt.image.platform import Platform
 from minirt.image.reference import Reference
-from minirt.store.layers import work
 from minirt.store.store import Store
 
 if TYPE_CHECKING:
+    from minirt.engine.answers.images import CreateImageInfo, ImagePruneResponse
+    from minirt.engine.answers.system import (
+        Problem,
+        PruneResponse,
+        SystemDataUsageResponse,
+        SystemInfo,
+        SystemVersion,
+    )
+    from minirt.engine.files import Files
+    from minirt.engine.networks import Networks
     from minirt.engine.processes import Processes
     from minirt.engine.stats import Stats
     from minirt.engine.update import Limits
-
-API_VERSION, MIN_API_VERSION = "1.44", "1.24"
 
 
 class Engine:
@@ -46,18 +61,49 @@ class Engine:
 
     def __init__(self, root: Path, hub: str = "auto", throttle: int | None = None) -> None:
         self.store = Store(root)
-        self.sources = Sources(root, hub, throttle)
+        self.sources, self._throttle = Sources(root, hub, throttle), throttle
+        self.events = Events()
+
+    def open(self) -> None:
+        """What a daemon does once: notice the ends of containers from now on, and those since the last daemon's."""
+        from minirt.runtime.launcher import Launcher
+
+        self.containers.launcher = Launcher()
+        self.containers.monitor = Monitor(self.containers)
+        self.containers.monitor.begin()
 
     def close(self) -> None:
-        self.sources.close()
+        """Containers go on."""
+        if monitor := self.containers.monitor:
+            self.containers.monitor = None
+            monitor.end()
+        if launcher := self.containers.launcher:
+            self.containers.launcher = None
+            launcher.close()
 
     @cached_property
     def images(self) -> Images:
-        return Images(self.store)
+        return Images(self.store, self.events)
 
     @cached_property
     def containers(self) -> Containers:
-        return Containers(self.store)
+        return Containers(self.store, self.events)
+
+    @property
+    def volumes(self) -> Volumes:
+        return self.containers.volumes
+
+    @cached_property
+    def files(self) -> Files:
+        from minirt.engine.files import Files
+
+        return Files(self.store, self.containers)
+
+    @cached_property
+    def networks(self) -> Networks:
+        from minirt.engine.networks import Networks
+
+        return Networks(self.containers, self.store.root, self.store.ids)
 
     @cached_property
     def processes(self) -> Processes:
@@ -77,104 +123,83 @@ class Engine:
 
         return Stats(self.containers)
 
-    def pull(self, name: str, platform_: str | None = None, all_tags: bool = False) -> Iterator[dict[str, Any]]:
-        """Pull an image, or with `all_tags` every tag of its repository; yields progress as docker's JSON lines."""
+    def pull(
+        self,
+        name: str,
+        platform_: str | None = None,
+        all_tags: bool = False,
+        hub: str | None = None,
+        throttle: int | None = None,
+        auth: dict[str, Any] | None = None,
+    ) -> Iterator[CreateImageInfo | None]:
+        """POST /images/create: pull an image, or with `all_tags` every tag of its repository; docker's JSON lines,
+        and None where there is none for a while.
+
+        `hub` and `throttle` as of the engine, for this pull; `auth` is what the client shows the image's registry
+        (`username`, `password`, `identitytoken`).
+        """
+        self.store.again()
         reference = Reference.parse(name)
         wanted = Platform.parse(platform_) if platform_ else None
+        shown = (reference.domain, auth) if auth and (auth.get("username") or auth.get("identitytoken")) else None
         references = [reference]
-        if all_tags:
-            if reference.digest or name.rpartition("/")[2].count(":"):
-                raise InvalidInput("tag can't be used with --all-tags/-a")
-            references = [Reference(reference.domain, reference.path, tag) for tag in self.sources.tags(reference)]
-        for each in references:
-            yield from Pull(self.store, self.sources, each, wanted).run()
+        if all_tags and (reference.digest or name.rpartition("/")[2].count(":")):
+            raise InvalidInput("tag can't be used with --all-tags/-a")
+        # Each pull has its own, as with dockerd: settings and credentials as they are now, and no connection is kept.
+        sources = Sources(self.store.root, hub or self.sources.hub, throttle or self._throttle, shown)
+        with closing(sources):
+            if all_tags:
+                references = [Reference(reference.domain, reference.path, tag) for tag in sources.tags(reference)]
+            for each in references:
+                yield from Pull(self.store, sources, each, wanted).run()
+                self.images.tell("pull", self.store.names.find(each.familiar).id, each.familiar, each.familiar_name)
 
-    def version(self) -> dict[str, Any]:
+    def version(self) -> SystemVersion:
         """GET /version."""
-        host = Platform.host()
-        return {
-            "Platform": {"Name": "minirt"},
-            "Version": __version__,
-            "ApiVersion": API_VERSION,
-            "MinAPIVersion": MIN_API_VERSION,
-            "Os": sys.platform,
-            "Arch": host.architecture,
-            "KernelVersion": platform.release(),
-            "PythonVersion": platform.python_version(),
-        }
+        from minirt.engine import system
 
-    def info(self) -> dict[str, Any]:
-        """GET /info, with what this machine can do."""
-        states = [container["State"] for container in self.containers.summaries(all=True)]
-        _, reason = self.store.overlay
-        ids = self.store.ids
-        mode = "refused" if ids is None else "root" if not ids.rootless else "single id" if ids.single else "subuids"
-        if ids and ids.faked:
-            from minirt.runtime.proot import WALLS
+        return system.version()
 
-            mode, walls = "proot", [WALLS]
-        else:
-            walls = []
-        return {
-            "Containers": len(states),
-            "ContainersRunning": states.count("running"),
-            "ContainersPaused": states.count("paused"),
-            "ContainersStopped": len(states) - states.count("running") - states.count("paused"),
-            "Images": len({image["Id"] for image in self.images.summaries()}),
-            "Driver": self.store.driver,
-            "DriverStatus": [["User ids", mode], *([["Overlay", reason]] if reason else [])],
-            "DockerRootDir": str(self.store.root),
-            "OperatingSystem": platform.platform(),
-            "OSType": "linux",
-            "Architecture": platform.machine(),
-            "KernelVersion": platform.release(),
-            "NCPU": os.cpu_count() or 1,
-            "Name": platform.node(),
-            "ServerVersion": __version__,
-            "DefaultRuntime": "minirt",
-            "IndexServerAddress": self.sources.hub_address,
-            "Warnings": [f"WARNING: {wall}" for wall in walls],
-        }
+    def info(self) -> SystemInfo:
+        """GET /info."""
+        from minirt.engine import system
 
-    def check(self) -> list[dict[str, Any]]:
+        return system.info(self)
+
+    def df(self) -> SystemDataUsageResponse:
+        """GET /system/df."""
+        from minirt.engine import system
+
+        return system.df(self)
+
+    def check(self) -> list[Problem]:
         """Rows of what is not as it should be; empty when the store verifies."""
-        rows = [*self.store.check(), *self.containers.leftovers()]
-        return rows + [
-            {"what": what, "problem": "nobody uses it: `minirt system prune` removes it"} for what in self._networks()
-        ]
+        rows: list[Problem] = [{"what": row["what"], "problem": row["problem"]} for row in self.store.check()]
+        rows += [*self.containers.leftovers(), *self.volumes.leftovers()]
+        nobodys = "nobody uses it: `minirt system prune` removes it"
+        return rows + [{"what": what, "problem": nobodys} for what in self._networks()]
 
-    def prune(self) -> dict[str, Any]:
+    def prune(self) -> PruneResponse:
         """Remove what nothing uses: stopped containers, unnamed images, unreachable content, unfinished downloads."""
         containers = self.containers.prune()
         self._networks(remove=True)
-        images = self.images.prune()
+        self.volumes.sweep()
+        images = self.prune_images()
         _, freed = self.store.sweep(unfinished=True)
         return {
             "ContainersDeleted": containers["ContainersDeleted"],
-            "ImagesDeleted": images,
-            "SpaceReclaimed": containers["SpaceReclaimed"] + freed,
+            "ImagesDeleted": images["ImagesDeleted"],
+            "SpaceReclaimed": containers["SpaceReclaimed"] + images["SpaceReclaimed"] + freed,
         }
+
+    def prune_images(self, filters: Mapping[str, list[str]] | None = None) -> ImagePruneResponse:
+        """POST /images/prune."""
+        return self.images.prune(filters)
 
     def _networks(self, remove: bool = False) -> list[str]:
         """What of our bridge no running container uses; only root has one."""
-        if not (self.store.root / "network.json").exists() or os.geteuid() != 0:
+        if not any(self.store.root.glob("network.json*")) or os.geteuid() != 0:
             return []
         from minirt.runtime import network
 
         return network.clean(self.store.root) if remove else network.leftovers(self.store.root)
-
-    def df(self) -> dict[str, Any]:
-        """GET /system/df: bytes of disk."""
-        folder = self.store.layers.folder
-        layers = work({"action": "measure", "paths": [str(folder)]}, self.store.ids)["bytes"]
-        with self.store.using():
-            blobs = sum(self.store.layout.blob(digest).stat().st_size for digest in self.store.layout.blobs())
-        containers = self.containers.summaries(all=True, size=True)
-        return {
-            "LayersSize": layers + blobs,
-            "Images": self.images.usage([container["ImageID"] for container in containers]),
-            "Containers": containers,
-            "Volumes": [],
-            "BuildCache": [],
-            "Unfinished": self.store.unfinished(),
-        }

@@ -91,12 +91,17 @@ def security(words: Iterable[str], names: tuple[str, ...], privileged: bool) -> 
     return made
 
 
-def _apparmor(name: str) -> str:
+def has_apparmor() -> bool:
+    """Whether the kernel asks AppArmor."""
     try:
         with open(_APPARMOR, encoding="ascii") as file:
-            enabled = file.read(1) == "Y"
+            return file.read(1) == "Y"
     except OSError:
-        enabled = False
+        return False
+
+
+def _apparmor(name: str) -> str:
+    enabled = has_apparmor()
     if not enabled and name != "unconfined":
         raise Unsupported(f"--security-opt apparmor={name[:80]}: this machine has no AppArmor")
     return name if enabled else ""
@@ -130,7 +135,7 @@ def profile(text: str, names: tuple[str, ...]) -> dict[str, Any] | None:
                 if rule.get("name"):
                     kept["names"] = [rule["name"]]
                 made["syscalls"].append({key: value for key, value in kept.items() if value is not None})
-    except (ValueError, AttributeError, KeyError, TypeError) as error:
+    except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
         raise InvalidInput(f"Decoding seccomp profile failed: {error}") from error
     return made
 
@@ -161,11 +166,17 @@ def _version(text: str) -> list[int]:
 def devices(
     mappings: Iterable[dict[str, Any]], rules: Iterable[str], all_of_them: bool
 ) -> tuple[tuple[dict[str, Any], ...], tuple[dict[str, Any], ...]]:
-    """The devices a container gets beside the default ones, and the rules that open them. Raises InvalidInput."""
+    """The devices a container gets beside the default ones, and the rules that open them. Raises InvalidInput.
+
+    A device is the runtime-spec's object, and `source`: where the machine has it.
+    """
     nodes = list(_below("/dev", "/dev")) if all_of_them else []
     allowed = []
     for mapping in mappings:
-        host, inside = mapping["PathOnHost"], mapping.get("PathInContainer") or mapping["PathOnHost"]
+        host = mapping.get("PathOnHost") or ""
+        inside = mapping.get("PathInContainer") or host
+        if not host:
+            raise InvalidInput('error gathering device information while adding custom device "": it has no PathOnHost')
         if all_of_them and host == inside:
             continue
         found = list(_found(host, inside))
@@ -205,6 +216,7 @@ def _node(path: str, inside: str) -> dict[str, Any] | None:
     return {
         "type": kind,
         "path": inside,
+        "source": path,
         "major": os.major(about.st_rdev),
         "minor": os.minor(about.st_rdev),
         "fileMode": stat.S_IMODE(about.st_mode) & 0o777,

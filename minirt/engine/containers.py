@@ -1,4 +1,4 @@
-"""The verbs on containers: create, start, wait, kill, stop, remove, list, inspect, logs.
+"""The verbs on containers: create, rename, list, inspect, logs, prune; life.py has those that start and end one.
 
 A container is a folder under `containers/`: what was asked (`container.json`, written last, so a folder without it is
 half made), the OCI bundle, the write layer and what the shim recorded. Nothing lives only in memory.
@@ -8,21 +8,23 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from minirt import trace
-from minirt.engine import networks, signals, states
-from minirt.engine.filters import matches
+from minirt.engine import logs
 from minirt.engine.images import epoch
-from minirt.engine.joining import connect
+from minirt.engine.life import Life
+from minirt.engine.monitor import auto_remove
 from minirt.engine.naming import random_name
-from minirt.engine.settings import driven, settle
-from minirt.errors import Conflict, InvalidInput, MinirtError, NotFound, StartError, Unsupported
+from minirt.engine.request import BODY, COMMAND, spelled
+from minirt.engine.settings import settle
+from minirt.errors import Conflict, InvalidInput, MinirtError, NotFound, Unsupported
 from minirt.image.platform import Platform
 from minirt.runtime import container as runtime
 from minirt.runtime.spec import write_bundle
@@ -30,44 +32,48 @@ from minirt.runtime.state import now
 from minirt.store import snapshots
 from minirt.store.files import locked, write_atomic
 from minirt.store.layers import work
-from minirt.store.store import Image, Store
+from minirt.store.store import Image
 from minirt.userns import IdMapping
 
+if TYPE_CHECKING:
+    from minirt.engine.answers.containers import (
+        ContainerCreateResponse,
+        ContainerInspectResponse,
+        ContainerPruneResponse,
+        ContainerSummary,
+    )
+    from minirt.engine.answers.system import Problem
+
 _NAME = re.compile("[a-zA-Z0-9][a-zA-Z0-9_.-]+", re.ASCII)
-_PATIENCE = 10  # seconds between the stop signal and SIGKILL
-Streams = tuple[int | None, int | None, int | None]
+_BRIEF = 2.0  # seconds a container may be busy while all wait
 _AUTO_REMOVE_GRACE = 60  # seconds an exited --rm container may wait for whoever waits for it
 
 
-class Containers:
+class Containers(Life):
     """Container verbs over one store."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
-
-    def create(self, body: dict[str, Any], name: str | None = None, platform: str | None = None) -> dict[str, Any]:
+    def create(
+        self, body: dict[str, Any], name: str | None = None, platform: str | None = None
+    ) -> ContainerCreateResponse:
         """POST /containers/create. Raises NotFound for an image that is not here, Conflict for a taken name."""
+        self._store.again()
         ids = self._store.ids
         if ids is None:
             raise Unsupported(
                 f"this machine cannot run containers ({self._store.overlay[1]}): see `minirt doctor` for how to allow "
                 "user namespaces, or install proot (sudo apt install proot), which does without"
             )
-        if name is not None and not _NAME.fullmatch(name.removeprefix("/")):
-            raise InvalidInput(
-                f"Invalid container name ({name[:80]}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed (two or more)"
-            )
-        with self._store.using(), locked(self._store.root / "containers.lock"):
+        if name is not None:
+            _check_name(name)
+        body = spelled(body, BODY | COMMAND)
+        with self._store.using(), locked(self._store.root / "containers.lock"), contextlib.ExitStack() as held:
             self._reap()
+            claim = held.enter_context(self.volumes.claim(lambda name: self.find(name).get("Mounts") or []))
             asked = str(body.get("Image") or "")
             image, warnings = self._image(asked, platform)
-            taken = {record["Name"]: record["Id"] for record in self._records()}
+            taken = {record["Name"]: record["Id"] for record in self.records()}
             name = name.removeprefix("/") if name else random_name(taken)
-            if name in taken:
-                raise Conflict(
-                    f'Conflict. The container name "/{name}" is already in use by container "{taken[name]}". '
-                    "You have to remove (or rename) that container to be able to reuse that name."
-                )
+            _check_free(name, taken)
             identity = secrets.token_hex(32)
             folder = self._store.containers / identity
             folder.mkdir(mode=0o700)
@@ -77,7 +83,7 @@ class Containers:
 
                     body, missing = faked.adapt(body)
                     warnings += missing
-                settled = settle(body, image.config, identity, ids, lambda name: str(self.find(name)["Id"]))
+                settled = settle(body, image.config, identity, ids, lambda name: str(self.find(name)["Id"]), claim)
                 record = {
                     "Id": identity,
                     "Name": name,
@@ -87,6 +93,7 @@ class Containers:
                     "Platform": str(image.config.platform),
                     "Config": settled.config,
                     "HostConfig": settled.host,
+                    "Mounts": settled.bound.points,
                     "manifest": str(image.manifest_digest),
                     "ids": ids.to_json(),
                 }
@@ -99,13 +106,19 @@ class Containers:
                     )
                     warnings.append(f"overlay does not work here ({self._store.overlay[1]}): {how}")
                 (folder / "rootfs.json").write_text(json.dumps(recipe | settled.rootfs))
-                (folder / "user").write_text(settled.config["User"])
+                (folder / "user").write_bytes(os.fsencode(settled.config["User"]))
                 write_bundle(folder, settled.options)
+                mapped = settled.rootfs.get("idmap")
+                if copies := [copy for copy in settled.bound.copies if mapped or _has(lowers, copy[0])]:
+                    from minirt.engine import files
+
+                    files.populate(folder, ids, copies)
                 write_atomic(folder / "container.json", json.dumps(record).encode())
             except BaseException:
                 self._store.remove_folder(folder, ids)
                 raise
         trace.publish("container", "create", id=identity, name=name, image=asked)
+        self.tell(record, "create")
         return {"Id": identity, "Warnings": warnings + settled.warnings}
 
     def _image(self, asked: str, platform: str | None) -> tuple[Image, list[str]]:
@@ -134,237 +147,91 @@ class Containers:
                 self._store.layers.fetch(layer, diff_id)
         return image, warnings
 
-    def start(self, name: str, streams: Streams = (None, None, None), size: tuple[int, int] | None = None) -> None:
-        """POST /containers/{id}/start, with the streams to attach, and the terminal's `size` (width, height).
-
-        Raises StartError, Conflict.
-        """
-        record = self.find(name)
-        folder = self.folder(record)
-        try:
-            connect(folder, lambda name: self.folder(self.find(name)))
-            options = _streams(record, size) | driven(record["HostConfig"], self._store.root)
-            pid = runtime.start(folder, IdMapping.from_json(record["ids"]), *streams, **options)
-        except Conflict:  # it runs already
-            return
-        except StartError as error:
-            ended = {"exit_code": error.exit_code, "finished": now(), "error": str(error), "oom_killed": False}
-            write_atomic(folder / "exit.json", json.dumps(ended).encode())
-            if _auto_remove(record):
-                self._store.remove_folder(folder, IdMapping.from_json(record["ids"]))
-            raise
-        trace.publish("container", "start", id=record["Id"], name=record["Name"], pid=pid)
-
-    def wait(self, name: str) -> int:
-        """POST /containers/{id}/wait: the exit status, once all output is written. Removes with AutoRemove.
-
-        Raises MinirtError where a given stdout or stderr could not take the output.
-        """
-        record = self.find(name)
-        folder = self.folder(record)
-        code = runtime.wait(folder)
-        if not code and runtime.status(folder).state == "created":
-            code = 128 + signals.KILL  # removed by force under our eyes, its status with it
-        lost = runtime.status(self.folder(record)).error
-        trace.publish("container", "exit", id=record["Id"], name=record["Name"], exit_code=code)
-        if _auto_remove(record):
-            self._remove(record)
-        if lost.startswith("write "):
-            raise MinirtError(lost)
-        return code
-
-    def kill(self, name: str, signal: int | str = "KILL") -> None:
-        """POST /containers/{id}/kill. Raises Conflict where it is not running, InvalidInput for an unknown signal."""
-        number = signals.number(signal)
-        try:
+    def rename(self, name: str, new: str) -> None:
+        """POST /containers/{id}/rename. Raises NotFound, InvalidInput, Conflict for a taken name."""
+        if not name or not new:
+            raise InvalidInput("Neither old nor new names may be empty")
+        with locked(self._store.root / "containers.lock"):
             record = self.find(name)
-        except NotFound as error:
-            raise NotFound(f"Cannot kill container: {name}: {error}") from error
-        folder = self.folder(record)
-        if not runtime.status(folder).runs:
-            raise Conflict(f"Cannot kill container: {name}: Container {record['Id']} is not running")
-        stops = record["Config"].get("StopSignal")
-        ends = number == signals.KILL or not stops or number == signals.number(stops)
-        signals.send(folder, number, ends)
-
-    def stop(self, name: str, timeout: float | None = None, signal: int | str | None = None) -> None:
-        """POST /containers/{id}/stop: its stop signal, then SIGKILL after `timeout` seconds (below 0: never).
-
-        By default they are what the container was created with, else the image's, else SIGTERM and 10 seconds.
-        """
-        record = self.find(name)
-        folder, config = self.folder(record), record["Config"]
-        number = signals.number(signal or config.get("StopSignal") or "TERM")
-        if not runtime.status(folder).runs:
-            return
-        if timeout is None:
-            timeout = _PATIENCE if config.get("StopTimeout") is None else config["StopTimeout"]
-        if not signals.end(folder, number, timeout if timeout >= 0 else None):
-            signals.kill(folder)
-        if _auto_remove(record):
-            self._remove(record)
-
-    def remove(self, name: str, force: bool = False) -> None:
-        """DELETE /containers/{id}. Raises Conflict for a running one without `force`."""
-        record = self.find(name)
-        folder = self.folder(record)
-        with contextlib.suppress(FileNotFoundError), runtime.hold(folder):  # gone: someone else removed it
-            status = runtime.status(folder)
-            if status.runs:
-                if not force:
-                    before = "unpause and then stop" if status.state == "paused" else "stop"
-                    raise Conflict(
-                        f'cannot remove container "/{record["Name"]}": container is {status.state}: '
-                        f"{before} the container before removing or force remove"
-                    )
-                signals.kill(folder)
-            self._remove(record)
-
-    def _remove(self, record: dict[str, Any]) -> None:
-        with contextlib.suppress(FileNotFoundError):  # someone else removes it too
-            runtime.clean(self.folder(record))
-            self._store.remove_folder(self.folder(record), IdMapping.from_json(record["ids"]))
-
-    def _discard(self, record: dict[str, Any]) -> bool:
-        """Remove it unless it runs by now; whether it was we who removed it."""
-        folder = self.folder(record)
-        with contextlib.suppress(FileNotFoundError), runtime.hold(folder):
-            if not runtime.status(folder).runs:
-                self._remove(record)
-                return True
-        return False
+            new = new.removeprefix("/")
+            if record["Name"] == new:
+                raise InvalidInput("Renaming a container with the same name as its current name")
+            try:
+                _check_name(f"/{new}")
+                _check_free(new, {record["Name"]: record["Id"] for record in self.records()})
+            except MinirtError as error:
+                raise type(error)(f"Error when allocating new name: {error}") from error
+            with runtime.hold(self.folder(record), _BRIEF):  # others cannot make any meanwhile
+                record = self.find(record["Id"])
+                old, record["Name"] = record["Name"], new
+                write_atomic(self.folder(record) / "container.json", json.dumps(record).encode())
+        self.tell(record, "rename", oldName=f"/{old}")
 
     def summaries(
         self,
         all: bool = False,
         limit: int | None = None,
         size: bool = False,
-        filters: dict[str, list[str]] | None = None,
-    ) -> list[dict[str, Any]]:
-        """GET /containers/json, newest first."""
-        out = []
-        for record in sorted(self._records(), key=lambda record: str(record["Created"]), reverse=True):
-            status = runtime.status(self.folder(record))
-            if not (all or limit or (filters or {}).get("status")) and not status.runs:
-                continue
-            summary = self._summary(record, status)
-            if not matches(summary, filters, _FILTERS):
-                continue
-            if size:
-                summary["SizeRw"] = self._size(record)
-                summary["SizeRootFs"] = summary["SizeRw"] + self._image_size(record)
-            out.append(summary)
-        return out[:limit] if limit else out
+        filters: Mapping[str, list[str]] | None = None,
+    ) -> list[ContainerSummary]:
+        """GET /containers/json, newest first. Raises InvalidInput, NotFound for filters that make no sense."""
+        from minirt.engine import inspect
 
-    def _summary(self, record: dict[str, Any], status: runtime.Status) -> dict[str, Any]:
-        return {
-            "Id": record["Id"],
-            "Names": ["/" + record["Name"]],
-            "Image": record["Asked"],
-            "ImageID": record["Image"],
-            "Command": " ".join(record["Config"]["Path"]),
-            "Created": epoch(record["Created"]),
-            "State": status.state,
-            "Status": states.text(status),
-            "Ports": networks.summary(self.folder(record)),
-            "Labels": record["Config"].get("Labels") or {},
-            "HostConfig": {"NetworkMode": record["HostConfig"].get("NetworkMode") or "none"},
-            "Mounts": [],
-        }
+        return inspect.summaries(self, self._store, all, limit, size, filters)
 
-    def inspect(self, name: str) -> dict[str, Any]:
+    def inspect(self, name: str, size: bool = False) -> ContainerInspectResponse:
         """GET /containers/{id}/json."""
+        from minirt.engine.inspect import inspect
+
         record = self.find(name)
         folder = self.folder(record)
-        status = runtime.status(folder)
-        config = {key: value for key, value in record["Config"].items() if key != "Path"}
-        recipe = json.loads((folder / "rootfs.json").read_bytes())
-        layers = {
-            "LowerDir": ":".join(recipe.get("lowers", [])),
-            "UpperDir": recipe.get("upper", ""),
-            "WorkDir": recipe.get("work", ""),
-            "MergedDir": str(folder / "rootfs"),
-        }
-        return {
-            "Id": record["Id"],
-            "Created": record["Created"],
-            "Path": record["Config"]["Path"][0],
-            "Args": record["Config"]["Path"][1:],
-            "State": states.state(status),
-            "Image": record["Image"],
-            "LogPath": str(folder / "log"),
-            "Name": "/" + record["Name"],
-            "RestartCount": 0,
-            "Driver": recipe["kind"],
-            "Platform": "linux",
-            "BundlePath": str(folder),
-            "HostConfig": record["HostConfig"] | {"LogConfig": {"Type": "json-file", "Config": {}}},
-            "GraphDriver": {"Name": recipe["kind"], "Data": layers},
-            "Mounts": [],
-            "Config": config,
-            "NetworkSettings": networks.shown(folder, record["HostConfig"].get("NetworkMode") or "none"),
-        }
+        found = inspect(record, folder, runtime.status(folder))
+        if size:
+            found["SizeRw"], found["SizeRootFs"] = self.sizes(record)
+        return found
 
-    def logs(self, name: str) -> Iterator[tuple[str, bytes]]:
-        """What the command wrote, as ("stdout" | "stderr", bytes)."""
-        from minirt.runtime.log import read
+    def logs(self, name: str, stdout: bool = True, stderr: bool = True, **options: Any) -> Iterator[tuple[str, bytes]]:
+        """What the command wrote, as ("stdout" | "stderr", bytes); the options are those of `logs.read`."""
+        record = self.find(name)
+        return logs.read(self.folder(record), record["HostConfig"].get("LogConfig"), stdout, stderr, **options)
 
-        path = self.folder(self.find(name)) / "log"
-        yield from read(path)
+    def prune(self, filters: Mapping[str, list[str]] | None = None) -> ContainerPruneResponse:
+        """POST /containers/prune, and what half-made containers left. Raises InvalidInput."""
+        from minirt.engine.filters import check, matches, moment, prune
 
-    def prune(self) -> dict[str, Any]:
-        """POST /containers/prune, and what half-made containers left."""
-        gone, freed = [], 0
+        gone, freed, tests = [], 0, prune(filters)
+        check(filters, tests)
         with locked(self._store.root / "containers.lock"):
-            for record in list(self._records()):
+            for record in list(self.records()):
+                about = {"Created": moment(record["Created"]), "Labels": record["Config"].get("Labels")}
+                if not matches(about, filters, tests) or runtime.status(self.folder(record)).runs:
+                    continue
                 size = self._size(record)
-                if self._discard(record):
-                    freed += size
-                    gone.append(record["Id"])
+                with contextlib.suppress(runtime.Busy):
+                    if self.discard(record, _BRIEF):
+                        freed += size
+                        gone.append(record["Id"])
             for folder in self._store.half_made():
                 self._store.remove_folder(folder, self._store.ids)
+        self.events.publish("container", "prune", "", reclaimed=str(freed))
         return {"ContainersDeleted": gone, "SpaceReclaimed": freed}
 
-    def leftovers(self) -> Iterator[dict[str, Any]]:
+    def leftovers(self) -> Iterator[Problem]:
         """What containers that no longer run left outside their folders: rows as those of `Store.check`."""
-        for record in self._records():
+        for record in self.records():
             for what in runtime.leftovers(self.folder(record)):
                 problem = f"{what}: its shim was killed; `minirt rm` or `minirt system prune` removes it"
                 yield {"what": f"container {record['Name']}", "problem": problem}
 
     def _reap(self) -> None:
         """Remove --rm containers that ended with nobody waiting."""
-        for record in list(self._records()):
-            if _auto_remove(record):
+        for record in list(self.records()) if self.monitor is None else ():
+            if auto_remove(record):
                 status = runtime.status(self.folder(record))
                 ended = epoch(status.finished or "")
                 if status.state == "dead" or (ended and time.time() - ended > _AUTO_REMOVE_GRACE):
-                    self._discard(record)
-
-    def _records(self) -> Iterator[dict[str, Any]]:
-        for path in self._store.containers.glob("*/container.json"):
-            with contextlib.suppress(FileNotFoundError):  # being removed
-                record: dict[str, Any] = json.loads(path.read_bytes())
-                yield record
-
-    def find(self, name: str) -> dict[str, Any]:
-        """By name, ID or unambiguous ID prefix."""
-        wanted = name.removeprefix("/")
-        records = list(self._records())
-        found = [r for r in records if wanted in (r["Name"], r["Id"])]
-        found = found or [r for r in records if re.fullmatch("[0-9a-f]{1,64}", wanted) and r["Id"].startswith(wanted)]
-        if not found:
-            raise NotFound(f"No such container: {name}")
-        if len(found) > 1:
-            raise InvalidInput(f"Multiple IDs found with provided prefix: {wanted}")
-        return found[0]
-
-    def folders(self) -> Iterator[Path]:
-        """Of all containers."""
-        return (path.parent for path in self._store.containers.glob("*/container.json"))
-
-    def folder(self, record: dict[str, Any]) -> Path:
-        return self._store.containers / str(record["Id"])
+                    with contextlib.suppress(runtime.Busy):
+                        self.discard(record, _BRIEF)
 
     def _size(self, record: dict[str, Any]) -> int:
         """Bytes of the write layer."""
@@ -372,28 +239,39 @@ class Containers:
         path = folder / "upper" if (folder / "upper").exists() else folder
         return int(work({"action": "measure", "paths": [str(path)]}, IdMapping.from_json(record["ids"]))["bytes"])
 
-    def _image_size(self, record: dict[str, Any]) -> int:
-        return next((named.size for named in self._store.names.all() if str(named.id) == record["Image"]), 0)
+    def sizes(self, record: dict[str, Any]) -> tuple[int, int]:
+        """What it wrote, and that with its image's files, in bytes."""
+        written = self._size(record)
+        image = next((named.size for named in self._store.names.all() if str(named.id) == record["Image"]), 0)
+        return written, written + image
 
 
-def _auto_remove(record: dict[str, Any]) -> bool:
-    return bool(record["HostConfig"].get("AutoRemove"))
+def _has(lowers: list[Path], place: str) -> bool:
+    """Whether an image of these layers may have something at `place`: by the path's first part, no link is followed.
+
+    Most volumes lie where it has nothing, and all who create wait for a process that looks into it.
+    """
+    first = place.strip("/").partition("/")[0]
+    for lower in lowers:
+        try:
+            os.lstat(lower / first)
+            return True
+        except FileNotFoundError:
+            continue
+        except OSError:  # not ours to see: the process is
+            return True
+    return False
 
 
-def _streams(record: dict[str, Any], size: tuple[int, int] | None) -> dict[str, Any]:
-    """How the shim is to keep the container's streams."""
-    config, (height, width) = record["Config"], record["HostConfig"].get("ConsoleSize") or (0, 0)
-    size = size or ((width, height) if width and height else None)
-    return {"open_stdin": config["OpenStdin"], "stdin_once": bool(config.get("StdinOnce")), "size": size}
+def _check_name(name: str) -> None:
+    if not _NAME.fullmatch(name.removeprefix("/")):
+        raise InvalidInput(f"Invalid container name ({name[:80]}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed")
 
 
-_FILTERS = {
-    "id": lambda c, value: str(c["Id"]).startswith(value),
-    "name": lambda c, value: re.search(value, str(c["Names"][0]).lstrip("/")) is not None,
-    "status": lambda c, value: c["State"] == value,
-    "ancestor": lambda c, value: value in (c["Image"], c["Image"].partition(":")[0], c["ImageID"]),
-    "label": lambda c, value: (
-        value in c["Labels"] or value.partition("=")[::2] in [(k, "=", v)[::2] for k, v in c["Labels"].items()]
-    ),
-    "exited": lambda c, value: c["Status"].startswith(f"Exited ({value})"),
-}
+def _check_free(name: str, taken: dict[str, str]) -> None:
+    """`taken`: names and ids."""
+    if name in taken:
+        raise Conflict(
+            f'Conflict. The container name "/{name}" is already in use by container "{taken[name]}". '
+            "You have to remove (or rename) that container to be able to reuse that name."
+        )

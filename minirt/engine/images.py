@@ -2,37 +2,82 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
-from minirt.engine.filters import matches
+from minirt.engine.events import Events
+from minirt.engine.filters import Filters, check, matches, moment, prune, truth
 from minirt.engine.pull import name_image
-from minirt.errors import Conflict, InvalidInput
+from minirt.errors import Conflict, InvalidInput, MinirtError
+from minirt.image.config import ImageConfig
 from minirt.image.descriptor import Descriptor
 from minirt.image.digest import Digest
 from minirt.image.reference import Reference
 from minirt.store.names import Named
 from minirt.store.store import Image, Store
 
+if TYPE_CHECKING:
+    from minirt.engine.answers.images import (
+        CreateImageInfo,
+        HistoryResponseItem,
+        ImageDeleteResponseItem,
+        ImageInspect,
+        ImagePruneResponse,
+        ImageSummary,
+        Variant,
+    )
+
 
 class Images:
     """Image verbs over one store."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, store: Store, events: Events | None = None) -> None:
+        self._store, self._events = store, events or Events()
 
-    def summaries(self, filters: dict[str, list[str]] | None = None) -> list[dict[str, Any]]:
+    def tell(self, action: str, image: Digest, id: str = "", name: str = "") -> None:
+        """Publish what happened to it, with what docker says of an image: its labels, and a name."""
+        about = (self._labels(image) or {}) | {"name": name or str(image)}
+        self._events.publish("image", action, id or str(image), **about)
+
+    def summaries(self, filters: Filters | None = None) -> list[ImageSummary]:
         """GET /images/json: one object an image, newest first. Sizes in bytes, `Created` in seconds of the epoch."""
+        given = filters or {}
+        others = [value for key in ("before", "since") for value in given.get(key) or ()]
+        created = {value: _created(self._store.names.find(value)) for value in others}
+        patterns, dangling = given.get("reference"), truth(filters, "dangling", False)
+        tests = prune(filters) | {
+            "dangling": lambda image, value: dangling == (not image["RepoTags"]),
+            "reference": lambda image, value: bool(image["RepoTags"] or image["RepoDigests"]),
+            "before": lambda image, value: image["created"] < created[value],
+            "since": lambda image, value: image["created"] > created[value],
+        }
+        check(filters, tests)
+        out = []
+        for names in self._families():
+            image = _summary(names, self._labels(names[0].id))
+            if patterns:  # only these names are shown
+                for shown in image["RepoTags"], image["RepoDigests"]:
+                    shown[:] = [name for name in shown if any(_called(name, pattern) for pattern in patterns)]
+            if matches(image | {"created": _created(names[0])}, filters, tests):
+                out.append(image)
+        return sorted(out, key=lambda image: (-image["Created"], image["RepoTags"]))
+
+    def _families(self) -> list[list[Named]]:
+        """The names of each image."""
         images: dict[Digest, list[Named]] = {}
         for named in self._store.names.all():
             images.setdefault(named.id, []).append(named)
-        out = [_summary(names) for names in images.values()]
-        out = [image for image in out if matches(image, filters, _FILTERS)]
-        return sorted(out, key=lambda image: (-image["Created"], image["RepoTags"]))
+        return list(images.values())
 
-    def usage(self, users: list[str]) -> list[dict[str, Any]]:
+    def _labels(self, image: Digest) -> dict[str, str] | None:
+        with contextlib.suppress(MinirtError):  # damaged: `inspect` tells
+            return ImageConfig.parse(self._store.layout.read(image)).labels or None
+        return None
+
+    def usage(self, users: list[str]) -> list[ImageSummary]:
         """`summaries` with what GET /system/df adds: bytes shared with other images, and how many of `users`
         (the image IDs of containers) it has."""
         with self._store.using():
@@ -45,12 +90,15 @@ class Images:
             image["Containers"] = users.count(image["Id"])
         return images
 
-    def inspect(self, name: str) -> dict[str, Any]:
+    def inspect(self, name: str) -> ImageInspect:
         """GET /images/{name}/json. Raises NotFound."""
+        from minirt.engine.inspect import config
+
         named = self._store.names.find(name)
         image = self._store.image(named.manifest)
         tags, digests = self._names_of(named.id)
-        raw = image.config.raw
+        raw, platform = image.config.raw, image.config.platform
+        variant: Variant = {"Variant": platform.variant} if platform.variant else {}
         folders = [str(self._store.layers.path(diff_id)) for _, diff_id in reversed(image.layers)] or [""]
         return {
             "Id": str(named.id),
@@ -59,12 +107,16 @@ class Images:
             "Parent": "",
             "Comment": raw.get("comment", ""),
             "Created": image.config.created,
+            "Container": "",
+            "ContainerConfig": config({}),
+            "DockerVersion": raw.get("docker_version", ""),
             "Author": raw.get("author", ""),
-            "Config": raw.get("config") or {},
-            "Architecture": image.config.platform.architecture,
-            "Variant": image.config.platform.variant,
-            "Os": image.config.platform.os,
+            "Config": config(raw.get("config") or {}),
+            "Architecture": platform.architecture,
+            **variant,
+            "Os": platform.os,
             "Size": named.size,
+            "VirtualSize": named.size,
             "GraphDriver": {"Name": "overlay", "Data": {"LowerDir": ":".join(folders[1:]), "UpperDir": folders[0]}},
             "RootFS": {"Type": "layers", "Layers": [str(diff_id) for diff_id in image.config.diff_ids]},
             "Metadata": {"LastTagTime": "0001-01-01T00:00:00Z"},
@@ -73,12 +125,12 @@ class Images:
             "Blobs": [layer.to_json() for layer, _ in image.layers],
         }
 
-    def history(self, name: str) -> list[dict[str, Any]]:
+    def history(self, name: str) -> list[HistoryResponseItem]:
         """GET /images/{name}/history: newest first; sizes in bytes unpacked."""
         named = self._store.names.find(name)
         image = self._store.image(named.manifest)
         layers = iter(image.layers)
-        rows = []
+        rows: list[HistoryResponseItem] = []
         for entry in image.config.history:
             size = 0
             if not entry.get("empty_layer"):
@@ -107,12 +159,13 @@ class Images:
             named = self._store.names.find(source)
             image = self._store.image(named.manifest)
             self._name(image, reference, named.target, local=named.local or reference.name != named.reference.name)
+        self.tell("tag", image.id, name=reference.familiar)
 
     def _name(self, image: Image, reference: Reference, target: Descriptor, local: bool) -> None:
         new = name_image(self._store, reference, target, image.manifest, image.manifest_digest, image.config, local)
         self._store.names.set(new, image.manifest, image.manifest_size)
 
-    def remove(self, name: str, force: bool = False) -> list[dict[str, str]]:
+    def remove(self, name: str, force: bool = False) -> list[ImageDeleteResponseItem]:
         """DELETE /images/{name}: take the name away, and with the last name the image. Raises NotFound, Conflict."""
         named = self._store.names.find(name)
         family = [n for n in self._store.names.all() if n.id == named.id]
@@ -142,24 +195,51 @@ class Images:
             self._store.names.remove(n.reference for n in going)
             for n in kept:
                 self._name(self._store.image(n.manifest), n.reference, n.target, local=True)
-        out = [{"Untagged": n.reference.familiar} for n in going if n.reference.tag]
+        out: list[ImageDeleteResponseItem] = [{"Untagged": n.reference.familiar} for n in going if n.reference.tag]
         still = {n.repo_digest for n in family if n not in going and n not in kept}
         digests = {n.repo_digest for n in (*going, *kept) if n.repo_digest} - still
         out += [{"Untagged": str(digest)} for digest in sorted(map(str, digests))]
         if last and not users:
             out.append({"Deleted": str(named.id)})
             out += [{"Deleted": str(digest)} for digest in self._store.sweep()[0]]
+        self._gone(out, named.id)
         return out
 
-    def prune(self) -> list[dict[str, str]]:
-        """Remove images that no tag names and no container uses."""
-        used = set(self._store.container_images().values())
-        names = self._store.names.all()
-        tagged = {named.id for named in names if named.reference.tag}
-        dangling = [n for n in names if n.id not in tagged and n.manifest not in used]
+    def _gone(self, rows: list[ImageDeleteResponseItem], image: Digest) -> None:
+        """Tell what such rows say of this image; digests go with the tag, untold."""
+        for row in rows:
+            if "@" not in row.get("Untagged", "@"):
+                self.tell("untag", image)
+        if {"Deleted": str(image)} in rows:
+            self.tell("delete", image)
+
+    def prune(self, filters: Filters | None = None) -> ImagePruneResponse:
+        """POST /images/prune: remove images that no container uses, and (but for `dangling=false`) no tag names.
+
+        Bytes freed. Raises InvalidInput.
+        """
+        tests = prune(filters) | {"dangling": lambda image, value: True}
+        check(filters, tests)
+        dangling = truth(filters, "dangling", True)
+        used, going = set(self._store.container_images().values()), []
+        for names in self._families():
+            about = {"Created": _created(names[0]), "Labels": self._labels(names[0].id)}
+            kept = any(n.manifest in used or (dangling and n.reference.tag) for n in names)
+            if not kept and matches(about, filters, tests):
+                going.append(names)
         with self._store.using():
-            self._store.names.remove(n.reference for n in dangling)
-        return [{"Deleted": str(image)} for image in dict.fromkeys(n.id for n in dangling)]
+            self._store.names.remove(n.reference for names in going for n in names)
+        gone: list[ImageDeleteResponseItem] = []
+        for names in going:
+            named = {n.reference.familiar for n in names if n.reference.tag} | {str(n.repo_digest) for n in names}
+            rows: list[ImageDeleteResponseItem] = [{"Untagged": name} for name in sorted(named - {"None"})]
+            rows.append({"Deleted": str(names[0].id)})
+            self._gone(rows, names[0].id)
+            gone += rows
+        layers, freed = self._store.sweep()
+        self._events.publish("image", "prune", "", reclaimed=str(freed))
+        gone += [{"Deleted": str(layer)} for layer in layers]
+        return {"ImagesDeleted": gone, "SpaceReclaimed": freed}
 
     def save(self, names: list[str]) -> Iterator[bytes]:
         """GET /images/get: a tar that docker, podman and skopeo load. Raises NotFound before the first byte."""
@@ -168,6 +248,8 @@ class Images:
             named = self._store.names.find(name)
             tag = named.reference if named.reference.tag and _is_name(name, named) else None
             wanted.append((self._store.image(named.manifest), tag))
+        for image, _ in wanted:
+            self.tell("save", image.id)
         return self._save(wanted)
 
     def _save(self, wanted: list[tuple[Image, Reference | None]]) -> Iterator[bytes]:
@@ -176,7 +258,7 @@ class Images:
         with self._store.using():
             yield from archive.save(self._store.layout, wanted)
 
-    def load(self, stream: BinaryIO) -> Iterator[dict[str, Any]]:
+    def load(self, stream: BinaryIO) -> Iterator[CreateImageInfo]:
         """POST /images/load: from `docker save`'s or an OCI archive. Yields `{"stream": …}` lines."""
         from minirt.store import archive  # brings tarfile, which a run does without
 
@@ -192,6 +274,7 @@ class Images:
                 for reference in references:
                     self._name(image, reference, target, local=True)
                     yield {"stream": f"Loaded image: {reference.familiar}\n"}
+                self.tell("load", image.id)
 
     def _names_of(self, image: Digest) -> tuple[list[str], list[str]]:
         names = [n for n in self._store.names.all() if n.id == image]
@@ -210,7 +293,7 @@ def _is_name(text: str, named: Named) -> bool:
     return wanted == named.reference or (wanted.digest is not None and wanted.name == named.reference.name)
 
 
-def _summary(names: list[Named]) -> dict[str, Any]:
+def _summary(names: list[Named], labels: dict[str, str] | None) -> ImageSummary:
     first = names[0]
     return {
         "Id": str(first.id),
@@ -222,7 +305,7 @@ def _summary(names: list[Named]) -> dict[str, Any]:
         "VirtualSize": first.size,  # the same, for clients of API 1.43 and older
         "SharedSize": -1,
         "Containers": -1,
-        "Labels": None,
+        "Labels": labels,
     }
 
 
@@ -234,14 +317,21 @@ def epoch(text: str) -> int:
         return 0
 
 
-def _reference(image: dict[str, Any], value: str) -> bool:
+def _created(named: Named) -> float:
+    """Seconds of the epoch, with their fraction; 0 where the image does not say."""
+    try:
+        return moment(named.created)
+    except InvalidInput:
+        return 0
+
+
+def _called(name: str, pattern: str) -> bool:
+    """Does a name, with its tag or digest or without, match the pattern? A `*` ends at a slash."""
     from fnmatch import fnmatchcase
 
-    names = [tag for tag in image["RepoTags"]] + [digest.partition("@")[0] for digest in image["RepoDigests"]]
-    return any(fnmatchcase(n, value) or fnmatchcase(n.rpartition(":")[0], value) for n in names)
-
-
-_FILTERS = {
-    "dangling": lambda image, value: (not image["RepoTags"]) == (value in ("1", "true", "True")),
-    "reference": _reference,
-}
+    short = name.partition("@")[0] if "@" in name else name.rpartition(":")[0]
+    wanted = pattern.split("/")
+    return any(
+        len(parts) == len(wanted) and all(map(fnmatchcase, parts, wanted))
+        for parts in (name.split("/"), short.split("/"))
+    )

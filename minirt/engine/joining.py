@@ -45,10 +45,20 @@ def connect(folder: Path, find: Callable[[str], Path]) -> None:
         if kind == "network":
             for file in ("resolv.conf", "hosts", "hostname"):
                 (folder / file).write_bytes((other / file).read_bytes())
+            _share_name(config, state.read_json(str(other / "config.json")) or {})
     for namespace in config["linux"]["namespaces"]:
         if namespace["type"] in paths:
             namespace["path"] = paths[namespace["type"]]
     state.write_json(str(folder / "config.json"), config)
+
+
+def _share_name(config: dict[str, Any], other: dict[str, Any]) -> None:
+    """Who shares a network has its name, and says so in HOSTNAME; nothing where one of them has the machine's."""
+    own, name = config.get("hostname"), other.get("hostname")
+    if own and name:
+        env = config["process"]["env"]
+        env[:] = [f"HOSTNAME={name}" if entry == f"HOSTNAME={own}" else entry for entry in env]
+        config["hostname"] = name
 
 
 def _share_memory(config: dict[str, Any], pid: int) -> None:

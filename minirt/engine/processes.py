@@ -14,21 +14,28 @@ import os
 import re
 import secrets
 import shutil
+import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from minirt import trace
-from minirt.engine import states
-from minirt.engine.containers import Containers, Streams
+from minirt.engine import request, states
+from minirt.engine.attachments import close, copied
+from minirt.engine.containers import Containers
 from minirt.engine.images import epoch
 from minirt.errors import Conflict, InvalidInput, MinirtError, NotFound, StartError
 from minirt.runtime import container as runtime
 from minirt.runtime import state as records
 from minirt.runtime.capabilities import NAMES
+from minirt.runtime.container import Streams
 from minirt.runtime.control import Connection
 from minirt.runtime.spec import environment
 from minirt.store.files import write_atomic
+
+if TYPE_CHECKING:
+    from minirt.engine.answers.containers import ContainerTopResponse, ExecInspectResponse
+    from minirt.engine.answers.system import IDResponse
 
 _KEPT = 300  # seconds an ended exec can still be inspected, as docker's
 _KILLED = 128 + 9
@@ -39,6 +46,8 @@ class Processes:
 
     def __init__(self, containers: Containers) -> None:
         self._containers = containers
+        self._starting: set[str] = set()  # execs
+        self._lock = threading.Lock()
 
     def _running(self, name: str) -> tuple[dict[str, Any], Path, runtime.Status]:
         """A running (perhaps paused) container. Raises NotFound, Conflict."""
@@ -50,12 +59,14 @@ class Processes:
 
     # exec
 
-    def create_exec(self, name: str, body: dict[str, Any]) -> dict[str, Any]:
+    def create_exec(self, name: str, body: dict[str, Any]) -> IDResponse:
         """POST /containers/{id}/exec. Raises NotFound, Conflict, InvalidInput."""
         record, folder, status = self._running(name)
         if status.state == "paused":
             raise Conflict(f"Container {name} is paused, unpause the container before exec")
-        command = [body["Cmd"]] if isinstance(body.get("Cmd"), str) else [str(word) for word in body.get("Cmd") or ()]
+        body = request.spelled(body, request.EXEC | request.COMMAND)
+        request.shaped(body, request.EXEC)
+        command = request.command(body.get("Cmd"), "Cmd")
         if not command:
             raise InvalidInput("No exec command specified")
         place = folder / "exec"
@@ -69,6 +80,7 @@ class Processes:
         identity = secrets.token_hex(32)
         asked = body | {"Cmd": command, "Id": identity, "started": status.started}
         write_atomic(place / f"{identity}.json", json.dumps(asked).encode())
+        self._containers.tell(record, _action("exec_create", command), execID=identity)
         return {"Id": identity}
 
     def start_exec(
@@ -78,9 +90,19 @@ class Processes:
 
         The connection tells `{"exit_code"}` at the end; closing it detaches. Raises StartError, Conflict, NotFound.
         """
-        folder, asked, known = self._exec(identity)
-        if known is not None:
-            raise Conflict(f"Error: Exec command {identity} has already run")
+        with self._lock:
+            folder, asked, known = self._exec(identity)
+            if known is not None or identity in self._starting:
+                raise Conflict(f"Error: Exec command {identity} has already run")
+            self._starting.add(identity)
+        try:
+            return self._start_exec(identity, folder, asked, streams, size)
+        finally:
+            self._starting.discard(identity)
+
+    def _start_exec(
+        self, identity: str, folder: Path, asked: dict[str, Any], streams: Streams, size: tuple[int, int] | None
+    ) -> Connection:
         record, _, status = self._running(folder.name)
         if status.state == "paused":
             raise Conflict(f"Container {record['Id']} is paused, unpause the container before exec")
@@ -89,6 +111,9 @@ class Processes:
         size = size or ((width, height) if width and height else None)
         if process["terminal"] and size:
             process["consoleSize"] = {"width": size[0], "height": size[1]}
+        self._containers.tell(
+            record, _action("exec_start", asked["Cmd"]), execID=identity
+        )  # as docker, if it fails too
         try:
             connection, pid = runtime.exec(folder, identity, process, asked.get("User") or "", streams)
         except StartError as error:
@@ -97,16 +122,18 @@ class Processes:
             records.write_json(str(folder / "exec" / f"{identity}.state"), end)
             raise
         trace.publish("container", "exec", id=record["Id"], name=record["Name"], pid=pid, command=asked["Cmd"])
+        if monitor := self._containers.monitor:
+            monitor.watch_exec(record["Id"], identity)
         return connection
 
     def _process(self, record: dict[str, Any], folder: Path, asked: dict[str, Any]) -> dict[str, Any]:
         """What is laid over the container's own process: docker's environment, and no terminal but its own."""
-        own = (records.read_json(str(folder / "config.json")) or {})["process"]
+        bundle = records.read_json(str(folder / "config.json")) or {}
+        own = bundle["process"]
         config, terminal = record["Config"], bool(asked.get("Tty"))
-        # The container's terminal is not this process'; with one of its own, TERM stands where docker has it.
-        inherited = [entry for entry in config["Env"] if not (config["Tty"] and entry == "TERM=xterm")]
         process: dict[str, Any] = {"args": asked["Cmd"], "terminal": terminal}
-        process["env"] = _replaced(environment(config["Hostname"], (), inherited, terminal), asked.get("Env") or ())
+        name = bundle.get("hostname") or config["Hostname"]  # of whose network it shares
+        process["env"] = _replaced(environment(name, (), config["Env"], terminal), asked.get("Env") or ())
         if asked.get("WorkingDir"):
             process["cwd"] = asked["WorkingDir"]
         if asked.get("Privileged"):
@@ -117,15 +144,20 @@ class Processes:
 
     def _exec(self, identity: str) -> tuple[Path, dict[str, Any], dict[str, Any] | None]:
         """The container's folder, what was asked, and how it goes (None: not started). Raises NotFound."""
+        if found := self._find_exec(identity):
+            return found
+        raise NotFound(f"No such exec instance: {identity[:64]}")
+
+    def _find_exec(self, identity: str) -> tuple[Path, dict[str, Any], dict[str, Any] | None] | None:
         if re.fullmatch("[0-9a-f]{64}", identity):
             for folder in self._containers.folders():
                 asked = records.read_json(str(folder / "exec" / f"{identity}.json"))
                 # An exec is of one life of its container.
                 if asked and asked["started"] == runtime.status(folder).started:
                     return folder, asked, records.read_json(str(folder / "exec" / f"{identity}.state"))
-        raise NotFound(f"No such exec instance: {identity[:64]}")
+        return None
 
-    def inspect_exec(self, identity: str) -> dict[str, Any]:
+    def inspect_exec(self, identity: str) -> ExecInspectResponse:
         """GET /exec/{id}/json."""
         folder, asked, known = self._exec(identity)
         code = known["exit_code"] if known else None
@@ -160,30 +192,59 @@ class Processes:
 
     # the container's own process
 
-    def attach(self, name: str, streams: Streams) -> Connection:
-        """POST /containers/{id}/attach. The connection tells `{"exit_code"}` at the end; closing it detaches."""
-        record, folder, _ = self._running(name)
-        if not record["Config"].get("OpenStdin"):
-            streams = (None, *streams[1:])
+    def attach(self, name: str, streams: Streams, take: bool = True) -> Connection:
+        """POST /containers/{id}/attach, also before a start. Takes the descriptors over, unless told not to.
+
+        The connection tells `{"exit_code"}` at the end; closing it detaches.
+        """
+        try:
+            record = self._containers.find(name)
+            folder, wanted = self._containers.folder(record), streams
+            if not record["Config"].get("OpenStdin"):
+                wanted = (None, *streams[1:])
+            with runtime.hold(folder):  # no start, and no removal, meanwhile
+                state = runtime.status(folder).state
+                if state == "paused":
+                    raise Conflict(f"Container {name} is paused, unpause the container before attach.")
+                if state == "running" or not take:
+                    connection = runtime.attach(folder, wanted)
+                else:
+                    connection = self._containers.attachments.add(record["Id"], copied(wanted))
+        except FileNotFoundError as error:  # it has just been removed
+            raise NotFound(f"No such container: {name}") from error
+        finally:
+            if take:
+                close(streams)
         trace.publish("container", "attach", id=record["Id"], name=record["Name"])
-        return runtime.attach(folder, streams)
+        self._containers.tell(record, "attach")
+        return connection
+
+    def detached(self, name: str) -> None:
+        """Somebody's keys have detached them from a container, or from an exec: tell."""
+        if found := self._find_exec(name):
+            self._containers.tell(self._containers.find(found[0].name), "exec_detach", execID=name)
+        else:
+            self._containers.tell(self._containers.find(name), "detach")
 
     def resize(self, name: str, width: int, height: int) -> None:
         """POST /containers/{id}/resize."""
-        _, folder, _ = self._running(name)
+        record, folder, _ = self._running(name)
         runtime.ask(folder, "resize", width=width, height=height)
+        self._containers.tell(record, "resize", height=str(height), width=str(width))
 
-    def top(self, name: str, options: str = "-ef") -> dict[str, Any]:
+    def top(self, name: str, options: str = "-ef") -> ContainerTopResponse:
         """GET /containers/{id}/top: `Titles` and `Processes` of this machine's own ps, for the container's processes.
 
         Raises NotFound, Conflict, InvalidInput (what ps says of its options).
         """
         if found := re.search(r"\s+([^\s]*)=\s*(pid[^\s]*)", f" {options}", re.IGNORECASE):
             raise InvalidInput(f'specifying "{found[1]}={found[2]}" is not allowed')
-        _, folder, status = self._running(name)
+        record, folder, status = self._running(name)
         group = runtime.cgroup(folder)
         pids = set(group.pids() if group else _descendants([status.pid, *_execs(folder)]))
-        return _table(_ps(options.split() or ["-ef"], pids), pids)
+        table = _table(_ps(options.split() or ["-ef"], pids), pids)
+        self._containers.tell(record, "top")
+        return table
 
 
 def _replaced(entries: list[str], more: Any) -> list[str]:
@@ -196,6 +257,11 @@ def _replaced(entries: list[str], more: Any) -> list[str]:
         else:
             found.pop(name, None)
     return list(found.values())
+
+
+def _action(verb: str, command: list[str]) -> str:
+    """As docker writes it: a program without arguments has a space behind it."""
+    return f"{verb}: {command[0]} {' '.join(command[1:])}"
 
 
 def _execs(folder: Path) -> list[int]:
@@ -236,10 +302,10 @@ def _ps(options: list[str], pids: set[int]) -> list[str]:
         )  # fmt: skip
         if result.returncode == 0:
             return result.stdout.splitlines()
-    raise InvalidInput(f"ps: {' '.join(result.stderr.split())}")
+    raise InvalidInput(f"ps: {result.stderr.strip()}")
 
 
-def _table(lines: list[str], pids: set[int]) -> dict[str, Any]:
+def _table(lines: list[str], pids: set[int]) -> ContainerTopResponse:
     """Rows of the container's processes (and of their threads, where ps has lines of them without a pid)."""
     titles = lines[0].split() if lines else []
     if "PID" not in titles:

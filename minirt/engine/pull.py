@@ -14,7 +14,8 @@ import queue
 import threading
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from contextvars import copy_context
+from typing import TYPE_CHECKING
 
 from minirt import trace
 from minirt.errors import MinirtError, NotFound, VerificationError
@@ -28,10 +29,13 @@ from minirt.store.names import Named
 from minirt.store.store import Store, pairs
 
 if TYPE_CHECKING:
+    from minirt.engine.answers.images import CreateImageInfo, ProgressDetail
     from minirt.engine.sources import Sources
     from minirt.registry.client import Registry
 
 _TICK = 0.1  # seconds between progress lines of one layer
+_LOOK = 0.5  # seconds between looks whether anybody still wants it
+_AHEAD = 2  # chunks of a blob that wait to be unpacked
 
 
 class _Cancelled(Exception):
@@ -45,11 +49,11 @@ class Pull:
         self._store, self._sources = store, sources
         self._reference = reference.with_digest(reference.digest) if reference.digest else reference
         self._wanted = wanted
-        self._events: queue.SimpleQueue[dict[str, Any] | BaseException | None] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[CreateImageInfo | BaseException | None] = queue.SimpleQueue()
         self._stop = threading.Event()
 
-    def run(self) -> Iterator[dict[str, Any]]:
-        """Do it, yielding progress. Raises MinirtError."""
+    def run(self) -> Iterator[CreateImageInfo | None]:
+        """Do it, yielding progress, and None where there is none for a while. Raises MinirtError."""
         reference, store = self._reference, self._store
         registry, found, note = self._sources.ask(reference, lambda r: r.manifest(reference.path, reference.target))
         if note:
@@ -102,7 +106,7 @@ class Pull:
         self._store.layout.keep(descriptor.digest, content)
         return content
 
-    def _layers(self, registry: Registry, layers: list[tuple[Descriptor, Digest]]) -> Iterator[dict[str, Any]]:
+    def _layers(self, registry: Registry, layers: list[tuple[Descriptor, Digest]]) -> Iterator[CreateImageInfo | None]:
         missing = []
         for layer, diff_id in layers:
             here = self._store.layers.complete(layer, diff_id)
@@ -111,13 +115,20 @@ class Pull:
                 missing.append((layer, diff_id))
         missing.sort(key=lambda pair: pair[0].size)
         count = min(len(missing), os.cpu_count() or 1)
-        threads = [threading.Thread(target=self._work, args=(registry, missing), daemon=True) for _ in range(count)]
+        threads = [
+            threading.Thread(target=copy_context().run, args=(self._work, registry, missing), daemon=True)
+            for _ in range(count)
+        ]
         for thread in threads:
             thread.start()
         try:
             left, failure = count, None
             while left:
-                event = self._events.get()
+                try:
+                    event = self._events.get(timeout=_LOOK)
+                except queue.Empty:
+                    yield None
+                    continue
                 if event is None:
                     left -= 1
                 elif isinstance(event, BaseException):
@@ -129,7 +140,7 @@ class Pull:
                 raise failure
         finally:
             self._stop.set()
-            for thread in threads:  # one that waits for a silent server is left behind: it stops at its next chunk
+            for thread in threads:  # one that waits for another pull of its layer is left behind
                 thread.join(timeout=2)
         for layer, diff_id in layers:
             for note, times in self._store.layers.facts(diff_id).get("notes", {}).items():
@@ -155,9 +166,7 @@ class Pull:
     def _layer(self, registry: Registry, layer: Descriptor, diff_id: Digest) -> None:
         def feed(offset: int) -> Iterator[bytes]:
             last = 0.0
-            for chunk in registry.blob(self._reference.path, layer, offset):
-                if self._stop.is_set():
-                    raise _Cancelled
+            for chunk in self._chunks(registry, layer, offset):
                 offset += len(chunk)
                 if time.monotonic() - last > _TICK or offset == layer.size:
                     last = time.monotonic()
@@ -170,6 +179,38 @@ class Pull:
             self._events.put(_line("Extracting", layer, 0))
         fetched = self._store.layers.fetch(layer, diff_id, feed)
         self._events.put(_line("Pull complete" if fetched else "Already exists", layer))
+
+    def _chunks(self, registry: Registry, layer: Descriptor, offset: int) -> Iterator[bytes]:
+        """A blob's bytes. A thread reads them: it alone waits for a silent server when the pull has ended, and not we,
+        who hold the layer's lock."""
+        line: queue.Queue[bytes | BaseException | None] = queue.Queue(_AHEAD)
+
+        def put(item: bytes | BaseException | None) -> bool:
+            while not self._stop.is_set():
+                with contextlib.suppress(queue.Full):
+                    line.put(item, timeout=_LOOK)
+                    return True
+            return False
+
+        def read() -> None:
+            try:
+                for chunk in registry.blob(self._reference.path, layer, offset):
+                    if not put(chunk):
+                        return
+                put(None)
+            except BaseException as error:
+                put(error)
+
+        threading.Thread(target=copy_context().run, args=(read,), daemon=True).start()
+        while not self._stop.is_set():
+            with contextlib.suppress(queue.Empty):
+                item = line.get(timeout=_LOOK)
+                if item is None:
+                    return
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
+        raise _Cancelled
 
 
 def name_image(
@@ -197,13 +238,13 @@ def _unique(manifest: Manifest, config: ImageConfig) -> list[tuple[Descriptor, D
     return list(found.values())
 
 
-def _line(status: str, layer: Descriptor, current: int | None = None) -> dict[str, Any]:
+def _line(status: str, layer: Descriptor, current: int | None = None) -> CreateImageInfo:
     """One progress object; also told to the trace."""
-    detail = {} if current is None else {"current": current, "total": layer.size}
+    detail: ProgressDetail = {} if current is None else {"current": current, "total": layer.size}
     trace.publish("registry", "progress", id=layer.digest.short, status=status, **detail)
     return {"status": status, "progressDetail": detail, "id": layer.digest.short}
 
 
-def failed(error: MinirtError) -> dict[str, Any]:
+def failed(error: MinirtError) -> CreateImageInfo:
     """The last line of a stream that failed after it began."""
     return {"errorDetail": {"message": str(error)}, "error": str(error)}

@@ -12,14 +12,18 @@ import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from minirt.engine import limits
-from minirt.engine.request import check
+from minirt.engine.binds import Bound, bind
+from minirt.engine.request import check, command
 from minirt.errors import InvalidInput, MinirtError, Unsupported
 from minirt.image.config import ImageConfig
 from minirt.runtime.spec import MASKED, READ_ONLY, SHM_SIZE, ContainerOptions, environment
 from minirt.userns import IdMapping
+
+if TYPE_CHECKING:
+    from minirt.engine.volumes import Claim
 
 _INITS = ("docker-init", "tini-static", "catatonit")
 _INIT = "/sbin/docker-init"
@@ -38,24 +42,32 @@ class Settled:
     options: ContainerOptions
     rootfs: dict[str, Any]
     warnings: list[str]
+    bound: Bound
 
 
 def settle(
-    body: dict[str, Any], image: ImageConfig, identity: str, ids: IdMapping, find: Callable[[str], str] | None = None
+    body: dict[str, Any],
+    image: ImageConfig,
+    identity: str,
+    ids: IdMapping,
+    find: Callable[[str], str] | None = None,
+    claim: Claim | None = None,
 ) -> Settled:
-    """Judge a request for a container of this image. `find` gives the id of another container by its name.
+    """Judge a request for a container of this image. `find` gives the id of another container by its name, `claim` the
+    volumes it is to have.
 
     Raises InvalidInput, Unsupported.
     """
+    check(body, body.get("HostConfig") or {})
     host = dict(body.get("HostConfig") or {})
-    check(body, host)
     driven(host, Path())
     warnings = limits.adapt(host)
     for key in "NetworkMode", "PidMode", "IpcMode", "UTSMode":
         host[key] = _by_id(str(host.get(key) or ""), find)
     config = _config(body, host, image, identity)
-    options, rootfs = _options(config, host, identity, ids, warnings)
-    return Settled(config, host, options, rootfs, warnings)
+    bound = bind(host, config["Volumes"] or (), claim)
+    options, rootfs = _options(config, host, identity, ids, warnings, bound)
+    return Settled(config, host, options, rootfs, warnings, bound)
 
 
 def driven(host: dict[str, Any], root: Path) -> dict[str, Any]:
@@ -84,13 +96,11 @@ def _by_id(mode: str, find: Callable[[str], str] | None) -> str:
 
 def _config(body: dict[str, Any], host: dict[str, Any], image: ImageConfig, identity: str) -> dict[str, Any]:
     """The Engine API's Config, with the image's settings where the request has none."""
-    entrypoint = body.get("Entrypoint")
-    if isinstance(entrypoint, str):
-        entrypoint = [entrypoint]
+    entrypoint, words = command(body.get("Entrypoint"), "Entrypoint"), command(body.get("Cmd"), "Cmd")
     # An entrypoint given as [""] clears the image's own.
     cleared = tuple(word for word in entrypoint if word) if entrypoint else None
-    command = image.command(tuple(body.get("Cmd") or ()), cleared)
-    if not command:
+    path = image.command(tuple(words), cleared)
+    if not path:
         raise InvalidInput("No command specified")
     hostname = str(body.get("Hostname") or "")
     if hostname and host["UTSMode"] == "host":
@@ -102,28 +112,30 @@ def _config(body: dict[str, Any], host: dict[str, Any], image: ImageConfig, iden
     for what, name in ("hostname", hostname), ("domainname", str(body.get("Domainname") or "")):
         if len(os.fsencode(name)) > 64:  # sethostname(2) takes no more, and as docker's any byte
             raise InvalidInput(f"invalid {what}: {name[:80]!r}")
-    cwd = str(body.get("WorkingDir") or image.working_dir or "/")
-    if not cwd.startswith("/"):
+    cwd = str(body.get("WorkingDir") or image.working_dir)
+    if cwd and not cwd.startswith("/"):
         raise InvalidInput(f"the working directory {cwd[:80]!r} is invalid, it needs to be an absolute path")
-    terminal = bool(body.get("Tty"))
-    config = {
+    env = [str(item) for item in body.get("Env") or ()]
+    named = {entry.partition("=")[0] for entry in env}
+    config: dict[str, Any] = {
         "Hostname": hostname,
         "Domainname": str(body.get("Domainname") or ""),
         "User": str(body.get("User") or image.user),
-        "Tty": terminal,
+        "Tty": bool(body.get("Tty")),
         "OpenStdin": bool(body.get("OpenStdin")),
         "StdinOnce": bool(body.get("StdinOnce")),
         "AttachStdin": bool(body.get("AttachStdin")),
         "AttachStdout": bool(body.get("AttachStdout")),
         "AttachStderr": bool(body.get("AttachStderr")),
-        "Env": environment(hostname, image.env, [str(item) for item in body.get("Env") or []], terminal),
-        "Cmd": list(body.get("Cmd") or image.cmd),
-        "Entrypoint": list(entrypoint or image.entrypoint) or None,
+        "Env": env + [entry for entry in image.env if entry.partition("=")[0] not in named],
+        "Cmd": list(words or (image.cmd if cleared is None else ())) or None,
+        "Entrypoint": list(image.entrypoint if cleared is None else cleared) or None,
         "Image": body.get("Image"),
+        "Volumes": dict.fromkeys(sorted({*image.volumes, *(body.get("Volumes") or ())}), {}) or None,
         "WorkingDir": cwd,
         "Labels": image.labels | (body.get("Labels") or {}),
         "StopSignal": _signal(body.get("StopSignal") or image.stop_signal),
-        "Path": command,
+        "Path": path,
     }
     ports = {*image.exposed_ports, *(body.get("ExposedPorts") or ()), *(host.get("PortBindings") or ())}
     more: dict[str, Any] = {
@@ -159,10 +171,10 @@ def _signal(text: str) -> str:
 
 
 def _options(
-    config: dict[str, Any], host: dict[str, Any], identity: str, ids: IdMapping, warnings: list[str]
+    config: dict[str, Any], host: dict[str, Any], identity: str, ids: IdMapping, warnings: list[str], bound: Bound
 ) -> tuple[ContainerOptions, dict[str, Any]]:
     """What the runtime needs, and what its root file system does."""
-    from minirt.engine import binds, confinement
+    from minirt.engine import confinement
 
     privileged, rootfs = bool(host.get("Privileged")), {}
     shared, join = _namespaces(host, privileged)
@@ -177,7 +189,12 @@ def _options(
         rules, rootfs["nodev"] = None, True
         names = tuple(name for name in names if name != "CAP_MKNOD")
         warnings.append("our cgroups are not ours to write: no device rules; instead no device node of the image opens")
-    mounts, propagation = binds.mounts(host)
+    mounts = bound.entries
+    sources = {device["path"]: device.pop("source") for device in devices}
+    if ids.rootless or remap:  # where no node can be made: the machine's own
+        for path, source in sources.items():
+            mounts += ({"destination": path, "type": "bind", "source": source, "options": ["bind", "rprivate"]},)
+        devices = ()
     args, inits = list(config["Path"]), _init() if host.get("Init") and "pid" not in {*shared, *join} else ""
     if inits:
         args = [_INIT, "--", *args]
@@ -190,8 +207,8 @@ def _options(
     masked, read_only = host.get("MaskedPaths"), host.get("ReadonlyPaths")
     options = ContainerOptions(
         args=args,
-        env=config["Env"],
-        cwd=config["WorkingDir"],
+        env=environment(config["Hostname"], (), config["Env"], config["Tty"]),
+        cwd=config["WorkingDir"] or "/",
         hostname=config["Hostname"],
         domainname=config["Domainname"],
         **_network(config, host, ids, warnings),
@@ -208,7 +225,7 @@ def _options(
         join=join,
         annotations={str(key): str(value) for key, value in (host.get("Annotations") or {}).items()},
         extra_mounts=mounts,
-        propagation=propagation,
+        propagation=bound.propagation,
         shm_size=None if host.get("IpcMode") == "none" else _shm_size(host),
         devices=devices,
         device_rules=rules,

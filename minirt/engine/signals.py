@@ -11,12 +11,12 @@ import signal
 import time
 from pathlib import Path
 
-from minirt.errors import Conflict, InvalidInput, MinirtError
+from minirt.errors import Conflict, InvalidInput
 from minirt.runtime import container as runtime
 
 KILL = 9  # Windows, where this is only imported, has no name for it
 _REAL_TIME = {"RTMIN": 34, "RTMAX": 64}  # libc keeps 32 and 33 for itself
-_SURE = 10  # seconds for SIGKILL
+SURE = 10  # seconds for SIGKILL
 
 
 def number(text: int | str) -> int:
@@ -45,21 +45,13 @@ def send(folder: Path, value: int, ends: bool) -> None:
             runtime.ask(folder, "resume")
 
 
-def end(folder: Path, value: int, seconds: float | None) -> bool:
-    """Send the signal; whether the container ends in time (None: wait for ever).
+def ended(folder: Path, seconds: float | None) -> bool:
+    """Whether the container ends in time (None: wait for ever).
 
     Its shim may stay longer, for a reader slow with the last output.
     """
-    with contextlib.suppress(Conflict):  # it has just ended
-        send(folder, value, ends=True)
     until = None if seconds is None else time.monotonic() + seconds
     while (runs := runtime.status(folder).runs) and (until is None or time.monotonic() < until):
         with contextlib.suppress(TimeoutError):
             runtime.wait(folder, 0.05 if seconds is None else min(seconds, 0.05))
     return not runs
-
-
-def kill(folder: Path) -> None:
-    """SIGKILL. Raises MinirtError where it does not end by it."""
-    if not end(folder, KILL, _SURE):
-        raise MinirtError(f"the container still runs {_SURE} s after SIGKILL")

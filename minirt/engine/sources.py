@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from minirt.errors import InvalidInput
 from minirt.hub.names import REPOSITORIES
@@ -31,14 +31,21 @@ T = TypeVar("T")
 class Sources:
     """Registries by domain, opened on first use and kept; thread-safe."""
 
-    def __init__(self, root: Path, hub: str, throttle: int | None) -> None:
+    def __init__(
+        self, root: Path, hub: str, throttle: int | None, auth: tuple[str, dict[str, Any]] | None = None
+    ) -> None:
+        """`auth`: a domain, and what to show it instead of what this user's docker login left."""
         if hub not in HUBS:
             raise InvalidInput(f"hub {hub!r} is unknown: MINIRT_HUB is one of {', '.join(HUBS)}")
-        self._root, self._hub, self._throttle = root, hub, throttle
+        self._root, self._hub, self._throttle, self._auth = root, hub, throttle, auth
         self._offline = root / "hub-offline"
         self._open: dict[str, Registry] = {}
         self._server: Hub | None = None
         self._lock = threading.Lock()
+
+    @property
+    def hub(self) -> str:
+        return self._hub
 
     @property
     def hub_address(self) -> str:
@@ -89,12 +96,14 @@ class Sources:
 
     def _registry(self, domain: str) -> Registry:
         from minirt.registry.client import Registry
+        from minirt.registry.credentials import Given
         from minirt.registry.settings import Settings
 
         with self._lock:
             if domain not in self._open:
                 timeout = _CONNECT if self._hub == "auto" and domain == DEFAULT_DOMAIN else _PATIENT
-                self._open[domain] = Registry(domain, Settings.load(), connect_timeout=timeout)
+                shown = Given(*self._auth) if self._auth else None
+                self._open[domain] = Registry(domain, Settings.load(), connect_timeout=timeout, credentials=shown)
             return self._open[domain]
 
     def _embedded(self) -> Registry:

@@ -11,17 +11,22 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from minirt.engine.containers import Containers
-from minirt.errors import Unsupported
+from minirt.errors import NotFound, Unsupported
 from minirt.runtime import container as runtime
 from minirt.runtime.state import now
 
+if TYPE_CHECKING:
+    from minirt.engine.answers.containers import ContainerStats, CPUStats, Figures, NetworkStats
+
 _NEVER = "0001-01-01T00:00:00Z"
 _SECOND = 1.0
-_NOTHING: dict[str, Any] = {"cpu_usage": {"total_usage": 0, "usage_in_kernelmode": 0, "usage_in_usermode": 0},
-                            "throttling_data": {"periods": 0, "throttled_periods": 0, "throttled_time": 0}}  # fmt: skip
+_NOTHING: CPUStats = {"cpu_usage": {"total_usage": 0, "usage_in_kernelmode": 0, "usage_in_usermode": 0},
+                      "throttling_data": {"periods": 0, "throttled_periods": 0, "throttled_time": 0}}  # fmt: skip
+_NO_FIGURES: Figures = {"cpu_stats": _NOTHING, "memory_stats": {}, "pids_stats": {},
+                        "blkio_stats": {"io_service_bytes_recursive": None}}  # fmt: skip
 
 
 class Stats:
@@ -30,39 +35,44 @@ class Stats:
     def __init__(self, containers: Containers) -> None:
         self._containers = containers
 
-    def stream(self, name: str, stream: bool = True) -> Iterator[dict[str, Any]]:
+    def stream(self, name: str, stream: bool = True) -> Iterator[ContainerStats]:
         """GET /containers/{id}/stats: one object a second until it is removed; without `stream`, one of two looks.
 
         One that does not run has an object without figures. Raises NotFound, Unsupported without a cgroup.
         """
         record = self._containers.find(name)
         folder = self._containers.folder(record)
-        before: dict[str, Any] = _NOTHING
+        before = _NOTHING
         last = _NEVER
         if not stream and runtime.status(folder).runs:
             before, last = self._look(record, folder)["cpu_stats"], now()
             time.sleep(_SECOND)
         while folder.exists():
-            found: dict[str, Any] = {"name": f"/{record['Name']}", "id": record["Id"], "preread": last}
-            if runtime.status(folder).runs:
-                found |= {"read": now(), "precpu_stats": before} | self._look(record, folder)
-            else:
-                found |= {"read": _NEVER, "precpu_stats": _NOTHING, "cpu_stats": _NOTHING}
-                found |= {"memory_stats": {}, "pids_stats": {}, "blkio_stats": {"io_service_bytes_recursive": None}}
+            runs = runtime.status(folder).runs
+            found: ContainerStats = {
+                "name": f"/{record['Name']}",
+                "id": record["Id"],
+                "preread": last,
+                "read": now() if runs else _NEVER,
+                "precpu_stats": before if runs else _NOTHING,
+                **(self._look(record, folder) if runs else _NO_FIGURES),
+            }
             yield found
             if not stream:
                 return
             before, last = found["cpu_stats"], found["read"]
             time.sleep(_SECOND)
+        if not stream:
+            raise NotFound(f"No such container: {name}")  # gone between the two looks
 
-    def _look(self, record: dict[str, Any], folder: Path) -> dict[str, Any]:
+    def _look(self, record: dict[str, Any], folder: Path) -> Figures:
         """The figures of now."""
         group = runtime.cgroup(folder)
         if group is None:
             raise Unsupported(f"no figures of container {record['Id'][:12]}: it has no cgroup, see `minirt doctor`")
         raw, limit = group.stats(), _machine_memory()
         cpu, memory, pids = raw.get("cpu") or {}, raw.get("memory") or {}, raw.get("pids") or {}
-        found: dict[str, Any] = {
+        found: Figures = {
             "num_procs": 0,
             "storage_stats": {},
             "cpu_stats": {
@@ -105,18 +115,25 @@ def _machine_memory() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def _networks(folder: Path) -> dict[str, dict[str, int]]:
+def _networks(folder: Path) -> dict[str, NetworkStats]:
     """Traffic of the container's interfaces but loopback, as the file of its init tells it; none where it has ended."""
-    names = ("rx_bytes rx_packets rx_errors rx_dropped", "tx_bytes tx_packets tx_errors tx_dropped")
     try:
         lines = Path(f"/proc/{runtime.status(folder).pid}/net/dev").read_text().splitlines()[2:]
     except OSError:
         return {}
-    found = {}
+    found: dict[str, NetworkStats] = {}
     for line in lines:
         interface, _, cells = line.partition(":")
         values = list(map(int, cells.split()))
         if interface.strip() != "lo":
-            pairs = zip(" ".join(names).split(), (*values[:4], *values[8:12]), strict=True)
-            found[interface.strip()] = dict(pairs)
+            found[interface.strip()] = {
+                "rx_bytes": values[0],
+                "rx_packets": values[1],
+                "rx_errors": values[2],
+                "rx_dropped": values[3],
+                "tx_bytes": values[8],
+                "tx_packets": values[9],
+                "tx_errors": values[10],
+                "tx_dropped": values[11],
+            }
     return found

@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from minirt import trace
-from minirt.engine import limits, states
+from minirt.engine import limits, request, states
 from minirt.engine.containers import Containers
 from minirt.errors import Conflict, InvalidInput, Unsupported
 from minirt.runtime import cgroups
 from minirt.runtime import container as runtime
 from minirt.runtime import state as records
 from minirt.store.files import write_atomic
+
+if TYPE_CHECKING:
+    from minirt.engine.answers.containers import ContainerUpdateResponse
 
 _FIELDS = (
     "CpuPeriod", "CpuQuota", "CpuShares", "CpusetCpus", "CpusetMems", "Memory", "MemoryReservation", "MemorySwap",
@@ -42,6 +45,7 @@ class Limits:
             raise Unsupported(f"Cannot pause container {record['Id']}: {_why(record)}")
         runtime.ask(folder, "pause")
         trace.publish("container", "pause", id=record["Id"], name=record["Name"])
+        self._containers.tell(record, "pause")
 
     def unpause(self, name: str) -> None:
         """POST /containers/{id}/unpause."""
@@ -50,12 +54,15 @@ class Limits:
             raise Conflict(f"Container {record['Id']} is not paused")
         runtime.ask(folder, "resume")
         trace.publish("container", "unpause", id=record["Id"], name=record["Name"])
+        self._containers.tell(record, "unpause")
 
-    def update(self, name: str, body: dict[str, Any]) -> dict[str, Any]:
+    def update(self, name: str, body: dict[str, Any]) -> ContainerUpdateResponse:
         """POST /containers/{id}/update: `Warnings`. All or nothing, but for what a kernel refuses half-way.
 
         Raises NotFound, InvalidInput, Unsupported for a field that is not ours to change, or without a cgroup.
         """
+        body = request.spelled(body, request.UPDATE)
+        request.shaped(body, request.UPDATE)
         for key, value in body.items():
             unchanged = key == "RestartPolicy" and (value or {}).get("Name") in (None, "", "no")
             if key not in _FIELDS and value and not unchanged:
@@ -67,6 +74,7 @@ class Limits:
         with runtime.hold(folder):
             record, _, status = self._found(record["Id"])
             if not given:
+                self._containers.tell(record, "update")
                 return {"Warnings": []}
             # What the update says is judged as in a create, then beside what it says nothing of.
             limits.adapt({key: given[key] for key in given if key != "MemorySwap" or "Memory" in given})
@@ -82,6 +90,7 @@ class Limits:
             records.write_json(str(folder / "config.json"), config)
             record["HostConfig"] = host
             write_atomic(folder / "container.json", json.dumps(record).encode())
+        self._containers.tell(record, "update")
         return {"Warnings": warnings}
 
     def _found(self, name: str) -> tuple[dict[str, Any], Path, runtime.Status]:

@@ -5,7 +5,10 @@ The file is the ELF header, two program headers, the machine code and the messag
     offset  64  LOAD: "map the whole file at BASE, readable and executable";  GNU_STACK: "the stack is data"
     offset 176  code: write(1, message, length); exit(0)
     then        the message
-Sources: elf(5), syscall(2); Intel SDM volume 2; Arm Architecture Reference Manual, section C6. Taught in chapter 02.
+A program that needs a library has two more program headers and, before the code, what they point to: the loader's name
+and the dynamic section, which names the library.
+Sources: elf(5), syscall(2); Intel SDM volume 2; Arm Architecture Reference Manual, section C6.
+Taught in chapters 01 and 02.
 """
 
 from __future__ import annotations
@@ -13,30 +16,51 @@ from __future__ import annotations
 import struct
 
 _HEADER, _SEGMENT = 64, 56  # bytes: one ELF header, one program header
-_CODE = _HEADER + 2 * _SEGMENT
 _BASE = 0x400000
 _PAGE = 0x10000  # 64 KiB: a multiple of every page size these CPUs are run with
-_LOAD, _INTERP, _GNU_STACK = 1, 3, 0x6474E551
+_LOAD, _DYNAMIC, _INTERP, _GNU_STACK = 1, 2, 3, 0x6474E551
+_NEEDED, _STRTAB, _SYMTAB, _STRSZ, _SYMENT = 1, 5, 6, 10, 11
 _READ, _WRITE, _EXECUTE = 4, 2, 1
 _STDOUT = 1
 
 _EAX, _EDX, _EDI = 0, 2, 7  # x86-64 register numbers
 
 
-def program(architecture: str, message: bytes) -> bytes:
-    """The executable for `amd64` or `arm64` that writes `message` (under 64 KiB) to its standard output."""
+def program(architecture: str, message: bytes, needs: tuple[str, str] | None = None) -> bytes:
+    """The executable for `amd64` or `arm64` that writes `message` (under 64 KiB) to its standard output.
+
+    `needs` is a dynamic loader's path and the name of a library, which that loader has to find before the program runs.
+    """
     number, assemble = {"amd64": (62, _amd64), "arm64": (183, _arm64)}[architecture]
-    code = assemble(message)
-    size = _CODE + len(code) + len(message)
+    code, extra, segments = assemble(message), b"", []
+    start = _HEADER + (4 if needs else 2) * _SEGMENT
+    if needs:
+        loader, library = (name.encode() + b"\0" for name in needs)
+        strings = b"\0" + library
+        at = start + len(loader)
+        symbols = at + len(strings) + -(at + len(strings)) % 8  # one symbol, the empty one every table begins with
+        dynamic = symbols + 24
+        facts = [(_NEEDED, 1), (_STRTAB, _BASE + at), (_SYMTAB, _BASE + symbols)]
+        facts += [(_STRSZ, len(strings)), (_SYMENT, 24), (0, 0)]
+        section = b"".join(struct.pack("<QQ", *fact) for fact in facts)
+        extra = (loader + strings).ljust(symbols - start, b"\0") + bytes(24) + section
+        segments = [_segment(_INTERP, _READ, start, len(loader), 1)]
+        segments.append(_segment(_DYNAMIC, _READ, dynamic, len(section), 8))
+    entry = start + len(extra)
     ident = b"\x7fELF" + bytes([2, 1, 1]) + bytes(9)  # 64 bits, little endian, version 1, System V
     header = struct.pack(
         "<16sHHIQQQIHHHHHH",
-        *(ident, 2, number, 1, _BASE + _CODE, _HEADER, 0, 0),  # 2: executable at a fixed address; no section headers
-        *(_HEADER, _SEGMENT, 2, 0, 0, 0),
+        *(ident, 2, number, 1, _BASE + entry, _HEADER, 0, 0),  # 2: executable at a fixed address; no section headers
+        *(_HEADER, _SEGMENT, len(segments) + 2, 0, 0, 0),
     )
-    load = struct.pack("<IIQQQQQQ", _LOAD, _READ | _EXECUTE, 0, _BASE, _BASE, size, size, _PAGE)
+    segments.append(_segment(_LOAD, _READ | _EXECUTE, 0, entry + len(code) + len(message), _PAGE))
     stack = struct.pack("<IIQQQQQQ", _GNU_STACK, _READ | _WRITE, 0, 0, 0, 0, 0, 16)
-    return header + load + stack + code + message
+    return b"".join([header, *segments, stack, extra, code, message])
+
+
+def _segment(kind: int, flags: int, offset: int, size: int, align: int) -> bytes:
+    """One program header: `size` bytes of the file from `offset` on, mapped at the same distance from _BASE."""
+    return struct.pack("<IIQQQQQQ", kind, flags, offset, _BASE + offset, _BASE + offset, size, size, align)
 
 
 def _amd64(message: bytes) -> bytes:

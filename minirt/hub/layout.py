@@ -131,7 +131,7 @@ class Layout:
             os.replace(aside, path)
         except OSError as error:
             aside.unlink(missing_ok=True)
-            raise StoreError(f"the hub cannot write {path}: {error.strerror}") from error
+            raise StoreError(f"{error.strerror}: the hub cannot write {path}") from error
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
@@ -146,7 +146,7 @@ class Layout:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 file = open(self.folder / "lock", "w")  # noqa: SIM115 - the `with` below closes it
             except OSError as error:
-                raise StoreError(f"the hub cannot write {self.folder}: {error.strerror}") from error
+                raise StoreError(f"{error.strerror}: the hub cannot write {self.folder}") from error
             with file:
                 fcntl.flock(file, fcntl.LOCK_EX)  # closing the file gives the lock back
                 self._depth = 1

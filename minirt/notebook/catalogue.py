@@ -1,7 +1,7 @@
-"""The catalogue: every word that code puts on the page, one TOML file a language, in `text/`.
+"""The catalogue: every word that code puts on the page, in `text/LANG/`: `common.toml`, and `NN.toml` for chapter NN.
 
-Values are plain text (never markup) with `{fields}`; `begin(lang=…)` picks the file. Tables under a chapter's number
-hold its questions. A missing key is an error, so a translation cannot silently fall back to English.
+Values are plain text (never markup) with `{fields}`; `begin(lang=…)` picks the folder. What a chapter's file holds is
+found under its number. A missing key is an error, so a translation cannot silently fall back to English.
 """
 
 from __future__ import annotations
@@ -38,11 +38,12 @@ class Strings:
 
 def languages() -> list[str]:
     """The languages there are, sorted."""
-    return sorted(path.stem for path in _FOLDER.glob("*.toml"))
+    return sorted(path.name for path in _FOLDER.iterdir() if (path / "common.toml").is_file())
 
 
 @functools.cache
 def _read(lang: str) -> dict[str, Any]:
     if lang not in languages():
         raise InvalidInput(f"no course in {lang!r}: there is {', '.join(languages())}")
-    return tomllib.loads((_FOLDER / f"{lang}.toml").read_text(encoding="utf-8"))
+    tables = {path.stem: tomllib.loads(path.read_text(encoding="utf-8")) for path in (_FOLDER / lang).glob("*.toml")}
+    return tables.pop("common") | tables

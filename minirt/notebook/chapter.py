@@ -1,28 +1,30 @@
 """`begin("04")`: a chapter's own store, hub and words, and everything a page of the course shows.
 
 A chapter works in `MINIRT_COURSE/NN` (default: the user's data folder, `minirt/course/NN`), never in the learner's own
-store, with the embedded registry. Beginning empties that folder's images and containers, and nothing else.
+store, with the embedded registry. Beginning empties that folder's images and containers, and nothing else. Beside it
+lie `NN-files`, where the commands of its panels leave files, and `NN-server`, another server where one is needed.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from pathlib import Path
 
-from minirt import userns
-from minirt.client import Client
-from minirt.errors import InvalidInput
-from minirt.notebook import exercise, flow
-from minirt.notebook.catalogue import Strings
+from minirt.notebook import attempt, chapters, exercise, flow, record
+from minirt.notebook.card import ContainerCard
 from minirt.notebook.choice import Questions, prediction, quiz
+from minirt.notebook.doctor import Doctor
+from minirt.notebook.explorer import ImageExplorer
 from minirt.notebook.markup import image
 from minirt.notebook.panel import Panel
+from minirt.notebook.place import Place
+from minirt.notebook.snapshot import File, files
+from minirt.notebook.stack import LayerStack
 from minirt.notebook.status import Status
+from minirt.notebook.steps import Steps
 from minirt.notebook.transcript import Transcript
-
-# chapter: its box on the map, and the boxes no chapter up to it has shown
-_CHAPTERS: dict[str, tuple[str, frozenset[str]]] = {"04": ("cache", frozenset())}
 
 
 def begin(number: str, lang: str = "en") -> Chapter:
@@ -31,14 +33,14 @@ def begin(number: str, lang: str = "en") -> Chapter:
     From here on `minirt.run(…)` and the `minirt` command of this notebook use the chapter's store and the embedded hub.
     Raises InvalidInput for a chapter or language there is none of.
     """
-    if number not in _CHAPTERS:
-        raise InvalidInput(f"no chapter {number!r}: there is {', '.join(sorted(_CHAPTERS))}")
     chapter = Chapter(number, lang)
     os.environ["MINIRT_ROOT"], os.environ["MINIRT_HUB"] = str(chapter.root), "embedded"
     scripts = os.path.dirname(sys.executable)
     if os.path.exists(os.path.join(scripts, "minirt")):  # the command of a cell is this same minirt
         os.environ["PATH"] = os.pathsep.join([scripts, os.environ.get("PATH", os.defpath)])
     chapter.empty()
+    if chapter.way() in ("refused", "proot"):
+        chapter.replay()
     return chapter
 
 
@@ -62,61 +64,117 @@ class Picture:
         return self._alt
 
 
-class Chapter:
-    """One chapter at work. `text` is its catalogue, `root` its store, `here` its box on the map."""
+class Stage(Place):
+    """A store of the course's own with the embedded hub; `folder` is where its panels' commands work."""
 
-    SLOW = 250_000  # bytes a second of the throttled hub
+    ours = True
 
-    def __init__(self, number: str, lang: str) -> None:
-        self.number, self.text, self.root = number, Strings(lang), course() / number
-        self.here, self._later = _CHAPTERS[number]
-
-    def client(self, slow: bool = False) -> Client:
-        """A client of this chapter's store; `slow` pulls from the throttled hub."""
-        return Client(self.root, hub="embedded", throttle=self.SLOW if slow else None)
-
-    def images(self) -> list[str]:
-        """The names in the chapter's local cache, sorted."""
-        with self.client() as client:
-            return sorted(exercise.tags(client))
+    def __init__(self, root: Path, folder: Path, lang: str) -> None:
+        super().__init__(root, "embedded", lang)
+        self.folder: Path = folder
 
     def empty(self) -> None:
-        """Remove all containers and images of this chapter's store."""
+        """Remove all containers and images of this store."""
         with self.client() as client:
             for container in client.containers(all=True):
                 client.remove(str(container["Id"]), force=True)
             for known in client.images():
                 client.remove_image(str(known["Id"]), force=True)
 
+    def panel(self, *commands: str, fresh: bool = False, slow: bool = False) -> Panel:
+        """Buttons for docker commands, given as the words after `docker`."""
+        return Panel(self, *commands, fresh=fresh, slow=slow)
+
+
+class Chapter(Stage):
+    """One chapter at work, in a store of its own with the embedded hub. `tasks` are its exercises by name."""
+
+    def __init__(self, number: str, lang: str = "en") -> None:
+        self.module = chapters.chapter(number)
+        super().__init__(course() / number, course() / f"{number}-files", lang)
+        self.number, self.here, self.later = number, self.module.HERE, self.module.LATER
+        self.tasks: dict[str, chapters.Task] = self.module.EXERCISES
+        self.others: list[Stage] = []
+
+    def empty(self) -> None:
+        """Remove all containers and images of this chapter, and what its commands left in its folder."""
+        super().empty()
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def server(self) -> Stage:
+        """Another server, empty: a store and a daemon of its own, which knows nothing of this chapter's. Files a panel
+        leaves are within reach of both."""
+        other = Stage(course() / f"{self.number}-server", self.folder, self.text.lang)
+        other.here, other.later = self.here, self.later
+        other.empty()
+        self.others.append(other)
+        return other
+
     # What a page shows
 
     def __repr__(self) -> str:
         return self.text("begin.title", number=self.number)
 
+    def replay(self) -> None:
+        """In a notebook, have what this machine cannot carry out shown as it was elsewhere."""
+        from IPython.core.getipython import get_ipython
+
+        from minirt.notebook import lab
+        from minirt.notebook.replay import Replay
+
+        folder = lab.within(lab.TOP, self.text.lang)
+        shell, found = get_ipython(), sorted(folder.glob(f"{self.number}-*.ipynb"))
+        if shell and found:
+            Replay(self.text, found[0]).install(shell)
+
     def machine(self) -> Status:
         """Which of the objectives this machine can show, found out by trying."""
-        text = self.text
-        reason = "" if sys.platform == "linux" else "linux"
-        reason = reason or ("" if userns.detect() else "namespaces")
-        can = text("begin.pull", reason=text(f"begin.{reason}")) if reason else text("begin.all")
+        text, way = self.text, self.way()
+        reason = text("begin.namespaces" if sys.platform == "linux" else "begin.linux")
+        can = text({"refused": "begin.pull", "proot": "begin.proot"}.get(way, "begin.all"), reason=reason)
         return Status(f"{can} {text('begin.where', root=self.root)}", fallback=text("begin.fallback"))
 
     def map(self) -> Picture:
         """The lecture's picture, this chapter's box marked."""
         state = flow.fold((), None, self.text)
         alt = " ".join(self.text.table("flow.step")[str(number)].rstrip(":") + "." for number in range(1, 5))
-        return Picture(flow.draw(state, self.text, self.here, self._later), f"{self.text('flow.title')} {alt}")
+        return Picture(flow.draw(state, self.text, self.here, self.later), f"{self.text('flow.title')} {alt}")
 
     def predict(self, name: str) -> Questions:
         return prediction(self.text, f"{self.number}.predict.{name}")
 
-    def panel(self, *commands: str, fresh: bool = False, slow: bool = False) -> Panel:
-        """Buttons for docker commands, given as the words after `docker`."""
-        return Panel(self, *commands, fresh=fresh, slow=slow)
+    def attempt(self, name: str) -> attempt.Attempt:
+        """An installation by hand, really tried: the module's `ATTEMPTS`."""
+        return attempt.Attempt(self.text, f"{self.number}.attempt.{name}", self.module.ATTEMPTS[name], self.folder)
 
     def transcript(self, panel: Panel) -> Transcript:
         """What went over HTTP during the panel's last press."""
         return Transcript(self.text, panel)
+
+    def explorer(self, image: str) -> ImageExplorer:
+        """Step into an image: index, manifest, config, layers, files, five kinds."""
+        return ImageExplorer(image, place=self)
+
+    def files(self, image: str) -> list[File]:
+        """The files of an image in the local cache, by path, each with its layer (1 = lowest) and its kind."""
+        return files(self.root, image)
+
+    def layers(self, *containers: str) -> LayerStack:
+        """Containers' read-only layers and their write layers, side by side."""
+        return LayerStack(*containers, place=self)
+
+    def card(self, *containers: str) -> ContainerCard:
+        """Containers by name as this machine sees them: process, walls, resource group, files, users."""
+        return ContainerCard(*containers, place=self)
+
+    def steps(self, command: str, fresh: bool = False) -> Steps:
+        """The same run (`run IMAGE [COMMAND…]`), one stage a press."""
+        return Steps(command, place=self, fresh=fresh)
+
+    def doctor(self) -> Doctor:
+        """What this machine can do, found by trying, behind a button."""
+        return Doctor(self)
 
     def exercise(self, name: str) -> exercise.Exercise:
         """Set the stage of an exercise and give the button of its check."""
@@ -127,9 +185,19 @@ class Chapter:
         return exercise.check(self, name)
 
     def quiz(self) -> Questions:
-        return quiz(self.text, f"{self.number}.quiz")
+        return quiz(self.text, f"{self.number}.quiz", self.solved)
+
+    def solved(self, name: str, answer: str) -> str:
+        """Keep on this disk that `name` (`exercise.NAME`, `quiz.N`) is solved; the answer that says so, with the reason
+        where the disk does not take it."""
+        try:
+            record.solve(course(), self.number, name)
+        except OSError as error:
+            return self.text("lab.progress.unsaved", answer=answer, error=error.strerror or error)
+        return answer
 
     def clean_up(self) -> list[str]:
-        """Remove what this chapter made; the names of the images left: none."""
-        self.empty()
-        return self.images()
+        """Remove what this chapter made, here and on its other server; the names of the images left: none."""
+        for stage in (*self.others, self):
+            stage.empty()
+        return sorted(name for stage in (*self.others, self) for name in stage.images())

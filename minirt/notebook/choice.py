@@ -66,16 +66,21 @@ def prediction(text: Strings, key: str) -> Questions:
     return Questions([Choice(text, table["question"], options, text("choice.predict"), reply)])
 
 
-def quiz(text: Strings, key: str) -> Questions:
-    """The questions at catalogue key `NN.quiz`, each option with its verdict and reason."""
-    return Questions([_question(text, number, entry) for number, entry in enumerate(text.table(key), 1)])
+Solved = Callable[[str, str], str]
 
 
-def _question(text: Strings, number: int, entry: dict[str, Any]) -> Choice:
+def quiz(text: Strings, key: str, solved: Solved) -> Questions:
+    """The questions at catalogue key `NN.quiz`, each option with its verdict and reason. `solved("quiz.1", answer)` is
+    called for each right answer and gives what is shown."""
+    return Questions([_question(text, number, entry, solved) for number, entry in enumerate(text.table(key), 1)])
+
+
+def _question(text: Strings, number: int, entry: dict[str, Any], solved: Solved) -> Choice:
     def reply(index: int) -> tuple[str, str]:
         _option, right, reason = entry["options"][index]
         verdict = "right" if right else "wrong"
-        return text(f"choice.{verdict}", reason=reason), verdict
+        answer = text(f"choice.{verdict}", reason=reason)
+        return solved(f"quiz.{number}", answer) if right else answer, verdict
 
     options = [option for option, _right, _reason in entry["options"]]
     return Choice(text, f"{number}. {entry['question']}", options, text("choice.check", number=number), reply)

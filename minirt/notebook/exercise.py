@@ -6,13 +6,12 @@ A check never raises, so a page runs to its end with every exercise undone.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ipywidgets import Button, VBox
 
-from minirt.client import Client
 from minirt.errors import MinirtError
+from minirt.notebook.advice import advice
 from minirt.notebook.markup import Shown, esc
 from minirt.notebook.status import Status
 
@@ -20,38 +19,19 @@ if TYPE_CHECKING:
     from minirt.notebook.chapter import Chapter
 
 
-def tags(client: Client) -> set[str]:
-    """The names in the local cache."""
-    return {str(tag) for image in client.images() for tag in image.get("RepoTags") or ()}
-
-
-def _both_greeters(client: Client) -> None:
-    for name in sorted({"greeter:1.0", "greeter:2.0"} - tags(client)):
-        for _message in client.pull(name):
-            pass
-
-
-def _refreshed(client: Client) -> str:
-    found = tags(client)
-    return "cached" if "greeter:1.0" in found else "right" if "greeter:2.0" in found else "gone"
-
-
-# (chapter, name): what sets the stage, and the check: the key of what it found; "right" is the solved one
-_EXERCISES: dict[tuple[str, str], tuple[Callable[[Client], None], Callable[[Client], str]]] = {
-    ("04", "refresh"): (_both_greeters, _refreshed),
-}
-
-
 def check(chapter: Chapter, name: str) -> str:
     """What the check of exercise `name` finds, as a message. Never raises for the state it looks at."""
     text = chapter.text
     try:
         with chapter.client() as client:
-            found = _EXERCISES[chapter.number, name][1](client)
+            answer = chapter.tasks[name].check(client)
     except MinirtError as error:
-        return text("exercise.failed", error=error)
-    reason = text(f"{chapter.number}.exercise.{name}.{found}")
-    return text("exercise.right" if found == "right" else "exercise.wrong", reason=reason)
+        return text("exercise.failed", error=error) + advice(str(error), text)
+    found, fields = answer if isinstance(answer, tuple) else (answer, {})
+    reason = text(f"{chapter.number}.exercise.{name}.{found}", **fields)
+    if found != "right":
+        return text("exercise.wrong", reason=reason)
+    return chapter.solved(f"exercise.{name}", text("exercise.right", reason=reason))
 
 
 class Exercise(Shown, VBox):  # type: ignore[misc]
@@ -59,7 +39,7 @@ class Exercise(Shown, VBox):  # type: ignore[misc]
 
     def __init__(self, chapter: Chapter, name: str) -> None:
         with chapter.client() as client:
-            _EXERCISES[chapter.number, name][0](client)
+            chapter.tasks[name].stage(client)
         self._chapter, self._name = chapter, name
         self._thread: threading.Thread | None = None
         self.button = Button(

@@ -7,24 +7,24 @@ told by colour alone: each box carries a sign and a word. Taught in chapter 04, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from minirt.notebook.catalogue import Strings
 from minirt.notebook.markup import esc
 from minirt.trace import Event
 
-# box: left, top of a 156 x 78 rectangle
+# box: left, top of a rectangle; between two that are framed an arrow's words have their room
 _PLACES = {
-    "client": (14, 34), "daemon": (252, 34), "cache": (490, 34), "registry": (728, 34),
-    "container": (252, 196), "image": (490, 196),
+    "client": (18, 34), "daemon": (256, 34), "cache": (494, 34), "registry": (732, 34),
+    "container": (256, 196), "image": (494, 196),
 }  # fmt: skip
-_WIDE, _HIGH = 156, 78
+_WIDE, _HIGH = 148, 78
 # arrow: its line, the point and direction of its head, where its label stands and how it is anchored
 _ARROWS = {
-    "request": ("M170 73H236", (244, 73, 0), (207, 64, "middle")),
-    "look-up": ("M408 73H474", (482, 73, 0), (445, 64, "middle")),
-    "ask": ("M652 73H714", (722, 73, 0), (689, 64, "middle")),
+    "request": ("M170 73H236", (244, 73, 0), (211, 64, "middle")),
+    "look-up": ("M408 73H474", (482, 73, 0), (449, 64, "middle")),
+    "ask": ("M652 73H714", (722, 73, 0), (687, 64, "middle")),
     "keep": ("M806 112V235H660", (652, 235, 180), (798, 176, "end")),
     "yes": ("M568 118V180", (568, 188, 90), (576, 158, "start")),
     "files": ("M490 235H422", (414, 235, 180), (452, 226, "middle")),
@@ -122,8 +122,8 @@ def steps(flow: Flow, text: Strings) -> list[str]:
     return lines
 
 
-def draw(flow: Flow, text: Strings, here: str = "", later: frozenset[str] = frozenset()) -> str:
-    """The SVG. `here` is this chapter's box, `later` those no chapter has shown yet."""
+def draw(flow: Flow, text: Strings, here: Collection[str] = (), later: Collection[str] = ()) -> str:
+    """The SVG. `here` are this chapter's boxes, `later` those no chapter has shown yet."""
     alt = esc(" ".join([text("flow.title"), *steps(flow, text)]))
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 900 290" width="900" height="290" role="img" '
@@ -148,7 +148,7 @@ def _arrow(name: str, walked: bool, text: Strings) -> str:
     )
 
 
-def _box(name: str, state: str, note: str, here: str, text: Strings) -> str:
+def _box(name: str, state: str, note: str, here: Collection[str], text: Strings) -> str:
     x, y = _PLACES[name]
     fill = _FILLS.get(state, "var(--jp-layout-color1,#ffffff)")
     ink = "#ffffff" if state in _FILLS else "#6b7580" if state == "later" else "var(--jp-ui-font-color0,#1a1a1a)"
@@ -158,14 +158,16 @@ def _box(name: str, state: str, note: str, here: str, text: Strings) -> str:
         f'<rect x="{x}" y="{y}" width="{_WIDE}" height="{_HIGH}" rx="8" fill="{fill}" stroke="{ink}"'
         f' stroke-width="1.5"{dash}/>'
     ]
-    if name == here:
+    if name in here:
+        below = any(y > top for _left, top in _PLACES.values())  # an arrow comes down to its middle
+        at, anchor = (x - 10, "start") if below else (middle, "middle")
         parts.append(
             f'<rect x="{x - 5}" y="{y - 5}" width="{_WIDE + 10}" height="{_HIGH + 10}" rx="11" fill="none"'
-            f' stroke="#d9730d" stroke-width="3"/><text x="{middle}" y="{y - 12}" text-anchor="middle" font-size="12"'
+            f' stroke="#d9730d" stroke-width="3"/><text x="{at}" y="{y - 12}" text-anchor="{anchor}" font-size="12"'
             f' fill="var(--jp-ui-font-color0,#1a1a1a)">{esc(text("flow.here"))}</text>'
         )
     sign = f"{_SIGNS[state]} " if _SIGNS[state] else ""
-    rows = ((30, "15", ' font-weight="bold"', text(f"flow.box.{name}")), (54, "12.5", "", sign + (note or "")))
+    rows = ((30, "14", ' font-weight="bold"', text(f"flow.box.{name}")), (54, "12.5", "", sign + (note or "")))
     for down, size, weight, words in rows:
         parts.append(
             f'<text x="{middle}" y="{y + down}" text-anchor="middle" font-size="{size}"{weight} fill="{ink}">'

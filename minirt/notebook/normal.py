@@ -14,6 +14,11 @@ from minirt.notebook.markup import VIEW
 _KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 
 
+def source(cell: dict[str, Any]) -> str:
+    """A cell's text; nbformat keeps it as lines or whole."""
+    return "".join(cell["source"])
+
+
 def strip_views(notebook: dict[str, Any]) -> None:
     """Drop live views and widget state, in place."""
     notebook.get("metadata", {}).pop("widgets", None)
@@ -59,6 +64,18 @@ def clear(notebook: dict[str, Any]) -> None:
     for cell in notebook["cells"]:
         if cell["cell_type"] == "code":
             cell["outputs"], cell["execution_count"] = [], None
+
+
+def drift(wanted: dict[str, Any], stored: dict[str, Any]) -> list[str]:
+    """Where a stored notebook is not the one wanted, a line each; outputs and counts are not compared."""
+
+    def plain(notebook: dict[str, Any]) -> list[tuple[str, str, str]]:
+        return [(cell["id"], cell["cell_type"], source(cell)) for cell in notebook["cells"]]
+
+    old, new = plain(stored), plain(wanted)
+    names = [cell[0] for cell in new if cell not in old] + [cell[0] for cell in old if cell not in new]
+    lines = [f"drifted: {name} (write it again)" for name in dict.fromkeys(names)]
+    return lines or ["drifted: its cells are in another order"] * (old != new)
 
 
 def pre_save(model: dict[str, Any], **_options: Any) -> None:

@@ -9,9 +9,11 @@ from typing import Any
 
 from minirt.errors import MinirtError
 from minirt.notebook import flow
+from minirt.notebook.advice import advice
 from minirt.notebook.catalogue import Strings
-from minirt.notebook.job import Command, Job, Stopped
+from minirt.notebook.job import Command, Stopped, Work
 from minirt.notebook.markup import esc
+from minirt.notebook.place import Place
 from minirt.trace import Event
 
 _OUTPUT = 16384  # bytes of output kept for showing
@@ -20,7 +22,8 @@ _WHOLE = ("Pull complete", "Already exists", "Download complete")
 
 @dataclass
 class Press:
-    """Times are of the monotonic clock; `before` names what the local cache held."""
+    """Times are of the monotonic clock; `before` names what the local cache held, `chunks` are the output's pieces as
+    they came. `recorded` is the day of the recording that was played instead, "" for the real thing."""
 
     command: Command
     before: list[str]
@@ -32,6 +35,8 @@ class Press:
     code: int | None = None
     error: str = ""
     stopped: bool = False
+    chunks: list[tuple[float, bytes]] = field(default_factory=list)
+    recorded: str = ""
 
     @property
     def ms(self) -> str:
@@ -43,13 +48,14 @@ class Press:
             self.events.append(event)
 
     def say(self, data: bytes) -> None:
+        if len(self.output) < _OUTPUT:
+            self.chunks.append((time.monotonic(), data))
         self.output = (self.output + data)[-_OUTPUT:]
 
     def progress(self, message: dict[str, Any]) -> None:
-        if message.get("id") and "progressDetail" in message:
-            self.layers.setdefault(str(message["id"]), {}).update(message)
+        take(message, self.layers)
 
-    def carry_out(self, job: Job) -> None:
+    def carry_out(self, job: Work) -> None:
         """Run the job to its end, whatever that is; for a thread, which has nobody to raise to."""
         try:
             self.code = job.run()
@@ -64,8 +70,16 @@ class Press:
         self.ended = time.monotonic()
 
 
+def take(message: dict[str, Any], layers: dict[str, dict[str, Any]]) -> None:
+    """Keep what one progress object of a pull says of a layer."""
+    if message.get("id") and "progressDetail" in message:
+        layers.setdefault(str(message["id"]), {}).update(message)
+
+
 def origin(press: Press, text: Strings) -> str:
-    """Was the registry asked? Counted from the exchanges there really were."""
+    """Was the registry asked? Counted from the exchanges there really were; "" where they are not followed."""
+    if not press.command.followed:
+        return ""
     count = sum((event.box, event.action) == ("registry", "exchange") for event in press.events)
     return text("panel.from_registry", count=count) if count else text("panel.from_cache")
 
@@ -76,18 +90,23 @@ def outcome(press: Press, text: Strings) -> str:
     if press.stopped:
         return text("panel.stopped" if press.code is None else "panel.stopped_code", **told)
     if press.error:
-        return text("panel.failed", **told)
-    return text("panel.pulled" if press.command.verb == "pull" else "panel.done", **told)
+        return text("panel.failed", **told) + advice(press.error, text)
+    kind = "pulled" if press.command.verb == "pull" else "done" if press.command.followed else "ended"
+    line = text(f"panel.{kind}", **told)
+    if press.recorded:
+        return f"{text('recording.shown', date=press.recorded)} {line}"
+    return line + advice(press.output.decode(errors="replace"), text) if press.code else line
 
 
-def picture(press: Press | None, count: int | None, text: Strings, here: str) -> str:
+def picture(press: Press | None, count: int | None, place: Place) -> str:
     """The map after the first `count` events (None: all of them), with its four steps in words below."""
-    if press is None:
-        return _block(flow.draw(flow.fold((), None, text), text, here))
+    text = place.text
+    if press is None or not press.command.followed:
+        return _block(flow.draw(flow.fold((), None, text), text, place.here, place.later))
     events = list(press.events)[:count]
     state = flow.fold(events, press.started, text, press.error if press.ended and count is None else "")
     steps = "".join(f"<li>{esc(line)}</li>" for line in flow.steps(state, text))
-    return _block(f"{flow.draw(state, text, here)}<ol>{steps}</ol>")
+    return _block(f"{flow.draw(state, text, place.here, place.later)}<ol>{steps}</ol>")
 
 
 def story(presses: Sequence[Press], text: Strings) -> str:
@@ -97,23 +116,33 @@ def story(presses: Sequence[Press], text: Strings) -> str:
     press = presses[-1]
     names = ", ".join(press.before)
     parts = [f"<p>{esc(text('panel.holds', names=names) if names else text('panel.empty'))}</p>"]
+    if press.recorded:
+        parts.append(f'<p><span class="note">{esc(text("recording.shown", date=press.recorded))}</span></p>')
     if press.layers:
-        rows = "".join(_layer(name, message, text) for name, message in list(press.layers.items()))
-        parts.append(f"<table><caption>{esc(text('panel.layers'))}</caption>{rows}</table>")
+        parts.append(bars(press.layers, text))
     if press.output:
         label = esc(text("panel.output"))
         parts.append(f'<pre tabindex="0" role="group" aria-label="{label}">{esc(press.output)}</pre>')
+    elif press.ended and press.code == 0:
+        parts.append(f"<p>{esc(text('panel.silent'))}</p>")
     if press.ended:
         heads = "".join(
-            f'<th scope="col">{esc(text(f"panel.{k}"))}</th>' for k in ("press", "command", "time", "asked")
+            f'<th scope="col" class="short">{esc(text(f"panel.{key}"))}</th>'
+            for key in ("press", "command", "time", "asked")
         )
         rows = "".join(
-            f"<tr><td>{number}</td><td><code>{esc(each.command)}</code></td><td>{each.ms} ms</td>"
+            f'<tr><td>{number}</td><td><code>{esc(each.command)}</code></td><td class="short">{each.ms} ms</td>'
             f"<td>{esc(origin(each, text))}</td></tr>"
             for number, each in enumerate(presses, 1)
         )
         parts.append(f"<table><caption>{esc(text('panel.history'))}</caption><tr>{heads}</tr>{rows}</table>")
     return _block("".join(parts))
+
+
+def bars(layers: dict[str, dict[str, Any]], text: Strings) -> str:
+    """The layers of a pull, each with its bar: a table, as markup."""
+    rows = "".join(_layer(name, message, text) for name, message in list(layers.items()))
+    return f"<table><caption>{esc(text('panel.layers'))}</caption>{rows}</table>"
 
 
 def _layer(name: str, message: dict[str, Any], text: Strings) -> str:

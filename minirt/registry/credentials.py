@@ -111,3 +111,16 @@ def _text(entry: dict[str, Any], key: str) -> str:
 def _host(key: str) -> str:
     """`https://registry.example/v1/` → `registry.example`: older logins were stored under a URL."""
     return key.partition("://")[2].partition("/")[0] if "://" in key else key.partition("/")[0]
+
+
+class Given(Credentials):
+    """What a client of the daemon sent along (X-Registry-Auth): for one registry only."""
+
+    def __init__(self, authority: str, auth: dict[str, Any]) -> None:
+        super().__init__()
+        self._authority = authority
+        words = {key: str(auth.get(key) or "") for key in ("username", "password", "identitytoken")}
+        self._credential = Credential(words["username"], words["password"], words["identitytoken"])
+
+    def look_up(self, authority: str) -> Credential | None:
+        return self._credential if authority == self._authority else None

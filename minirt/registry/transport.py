@@ -22,6 +22,7 @@ import random
 import re
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import TypeVar
 from urllib.parse import SplitResult, parse_qsl, urljoin, urlsplit
@@ -74,7 +75,8 @@ class Transport:
         self._timeouts = (connect_timeout, stall_timeout)
         self._attempts, self._backoff = attempts, backoff
         self._local = threading.local()
-        self._sessions: list[requests.Session] = []
+        # Of threads that live: a daemon has a new one for each pull, and sessions keep connections.
+        self._sessions: weakref.WeakSet[requests.Session] = weakref.WeakSet()
         self._lock = threading.Lock()
         if self._plain:  # the user knows that this registry's certificate is not checked
             urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
@@ -191,7 +193,7 @@ class Transport:
             for prefix in ("http://", "https://"):
                 session.mount(prefix, HTTPAdapter() if home else AwayAdapter(self._near))
             with self._lock:
-                self._sessions.append(session)
+                self._sessions.add(session)
         return sessions[home]
 
     def pieces(self, response: requests.Response) -> Iterator[bytes]:
@@ -247,7 +249,8 @@ class Transport:
         after = _retry_after(response.headers.get("Retry-After", ""))
         words = self.said(response)[1]
         if status != 429:
-            raise Transient(f"{host}: received unexpected HTTP status: {status} {printable(response.reason)}", after)
+            line = f"{host}: received unexpected HTTP status: {status} {printable(response.reason)}"
+            raise Transient(f"{line}: {words}" if words else line, after)
         line = f"toomanyrequests: {words or f'the rate limit of {host} is reached'}"
         if after is None:  # Docker Hub's pull limit lasts for hours
             raise RegistryError(line)

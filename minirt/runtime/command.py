@@ -24,7 +24,7 @@ _PROCESS = "pid-file= console-socket= preserve-fds= detach no-subreaper"
 _BUNDLE = f"bundle= config= no-pivot no-new-keyring keep {_PROCESS}"
 _OPTIONS = {
     "": "root= log= log-format= debug systemd-cgroup cgroup-manager= rootless= criu= version",
-    "create": _BUNDLE, "run": _BUNDLE, "start": "", "state": "", "kill": "all regex", "delete": "force regex",
+    "create": _BUNDLE, "run": _BUNDLE, "start": "", "state": "", "kill": "all", "delete": "force",
     "exec": f"{_PROCESS} process= env= tty user= additional-gids= cwd= process-label= apparmor= no-new-privs cap= "
     "cgroup= ignore-paused",
     "list": "quiet format=", "ps": "format=", "pause": "", "resume": "",

@@ -9,7 +9,8 @@ import contextlib
 import json
 import os
 import signal as signals
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,8 +23,19 @@ from minirt.userns import IdMapping
 if TYPE_CHECKING:
     from minirt.runtime.cgroups import Cgroup
 
+Streams = tuple[int | None, int | None, int | None]
+Attached = tuple[Streams, int]  # somebody's ends, and the line to hear from them and to tell them the end by
+Spawn = Callable[[list[str], list[int]], None]
 _PATIENCE = 10  # seconds for what was killed to be gone
 _KILLED = 128 + 9  # what a container that went down with its shim exits with
+
+
+class Removed(NotFound, FileNotFoundError):
+    """Somebody removed the container under our eyes."""
+
+
+class Busy(Conflict):
+    """Somebody else has the container, and does not let go."""
 
 
 @dataclass(frozen=True)
@@ -49,10 +61,14 @@ def start(
     stdin: int | None = None,
     stdout: int | None = None,
     stderr: int | None = None,
+    attached: Callable[[], Sequence[Attached]] = tuple,
+    by: Spawn | None = None,
     **options: Any,
 ) -> int:
     """Start the created (or exited) container; returns init's pid once the command runs.
 
+    `attached` gives who else is attached before the command runs; asked once nobody can become so any more. `by`: what
+    makes the shim, by default `spawn`.
     The fds stay the caller's; None reads nothing and writes to the log only. `options`: `open_stdin` keeps a stdin for
     who attaches later (by default there is one where `stdin` is given), `stdin_once` ends it with the first that ends,
     `size` (width, height) of the terminal, `runtime` another OCI runtime's command, `cache` a folder for compiled
@@ -64,47 +80,79 @@ def start(
         for name in ("run.json", "exit.json"):
             (folder / name).unlink(missing_ok=True)
         _check_mapping(folder, ids)
-        return _start(folder, stdin, stdout, stderr, {"open_stdin": stdin is not None} | options)
+        return _start(
+            folder, (stdin, stdout, stderr), attached(), by or spawn, {"open_stdin": stdin is not None} | options
+        )
 
 
 @contextlib.contextmanager
-def hold(folder: Path) -> Iterator[None]:
-    """Keep others from starting or removing the container meanwhile. FileNotFoundError where it is removed already."""
+def hold(folder: Path, patience: float = 60) -> Iterator[None]:
+    """Keep others from starting or removing the container meanwhile.
+
+    Raises Removed where it is gone already, Busy where another has it for longer than `patience`, in seconds: who
+    copies files from it may never read them.
+    """
     import fcntl
 
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError as error:
+        raise Removed(f"No such container: {folder.name}") from error
+    try:
+        end = time.monotonic() + patience
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    raise Busy(f"Container {folder.name} is busy: its files are being copied") from None
+                time.sleep(0.01)
+        if not os.fstat(fd).st_nlink:  # while we waited
+            raise Removed(f"No such container: {folder.name}")
         yield
     finally:
         os.close(fd)
 
 
-def _start(folder: Path, stdin: int | None, stdout: int | None, stderr: int | None, options: dict[str, Any]) -> int:
+def _start(folder: Path, streams: Streams, attached: Sequence[Attached], by: Spawn, options: dict[str, Any]) -> int:
+    options["attached"] = [[fd is not None for fd in theirs] for theirs, _ in attached]
     status_read, status_write = os.pipe()
-    opened = [status_read, status_write, os.open(os.devnull, os.O_RDWR), child.sealed_interpreter()]
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     try:
-        given = [opened[2] if fd is None else fd for fd in (stdin, stdout, stderr)]
-        # First out of the way of 0…3, then into place.
-        moved = [_above(fd, opened) for fd in (*given, status_write)]
-        pid = os.posix_spawn(
-            f"/proc/self/fd/{opened[3]}",
-            child.command("minirt.runtime.shim", str(folder.absolute()), json.dumps(options)),
-            os.environ,
-            file_actions=[(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(moved)],
-        )
-        for fd in (status_write, moved[3]):
-            os.close(fd)
-            opened.remove(fd)
+        fds = [*(null if fd is None else fd for fd in streams), status_write]
+        for theirs, line in attached:
+            fds += [*(fd for fd in theirs if fd is not None), line]
+        try:
+            by([str(folder.absolute()), json.dumps(options)], fds)
+        finally:
+            os.close(status_write)
         with os.fdopen(status_read, "rb", closefd=False) as pipe:
             answer = json.loads(pipe.readline() or b"{}")
-        os.waitpid(pid, 0)
     finally:
-        for fd in opened:
-            os.close(fd)
+        os.close(null)
+        os.close(status_read)
     if "pid" not in answer:
         raise StartError(answer.get("error", "the shim died before the command ran"), answer.get("exit_code", 125))
     return int(answer["pid"])
+
+
+def spawn(arguments: list[str], fds: list[int]) -> None:
+    """Run a shim with these descriptors as its 0, 1, 2… They stay the caller's. A launcher does it faster."""
+    opened = [child.sealed_interpreter()]
+    try:
+        # First out of the way of where they go, then into place.
+        program, *moved = [_above(fd, len(fds) + 1, opened) for fd in (opened[0], *fds)]
+        pid = os.posix_spawn(
+            f"/proc/self/fd/{program}",
+            child.command("minirt.runtime.entry", *arguments),
+            os.environ,
+            file_actions=[(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(moved)],
+        )
+    finally:
+        for fd in opened:
+            os.close(fd)
+    os.waitpid(pid, 0)
 
 
 def _check_mapping(folder: Path, ids: IdMapping) -> None:
@@ -127,12 +175,12 @@ def cgroup(folder: Path) -> Cgroup | None:
     return Cgroup.from_json(run["cgroup"])
 
 
-def attach(folder: Path, fds: Sequence[int | None]) -> control.Connection:
-    """Join (stdin, stdout, stderr) of ours to the running container's; closing the connection detaches.
+def attach(folder: Path, fds: Sequence[int | None], id: str = "") -> control.Connection:
+    """Join (stdin, stdout, stderr) of ours to the running container's, or its exec's `id`; closing it detaches.
 
     Raises Conflict where it does not run.
     """
-    return _ask(folder, {"do": "attach"}, fds)[0]
+    return _ask(folder, {"do": "attach", "id": id}, fds)[0]
 
 
 def exec(
@@ -195,10 +243,10 @@ def clean(folder: Path) -> None:
         network.detach(folder.parent.parent, folder)
 
 
-def _above(fd: int, opened: list[int]) -> int:
+def _above(fd: int, lowest: int, opened: list[int]) -> int:
     import fcntl
 
-    opened.append(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10))
+    opened.append(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, lowest))
     return opened[-1]
 
 

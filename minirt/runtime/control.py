@@ -2,7 +2,8 @@
 
 A request is one line of JSON, with file descriptors beside it (SCM_RIGHTS): `attach` and `exec` hand over the streams
 themselves, so no byte of the container's passes through the asker. The answer is one line, `{}` or `{"error": …}`; an
-`exec` or `attach` is told its end on the same connection, `{"exit_code": …}`, and ends by closing it.
+`exec` or `attach` is told its end on the same connection, `{"exit_code": …}`, and ends by closing it. That a given
+stdin closed says nothing, for an asker may die: `end_input` on the line, which has no answer, says that all is typed.
 Source: unix(7). Taught in chapter 08.
 """
 
@@ -43,6 +44,11 @@ class Connection:
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
         sent = self._line.sendmsg([data], ancillary, socket.MSG_NOSIGNAL)
         self._line.sendall(data[sent:], socket.MSG_NOSIGNAL)
+
+    def end_input(self) -> None:
+        """Say that the stdin handed over on this line is at its end. The process may have ended, too."""
+        with contextlib.suppress(OSError):
+            self.send({"do": "end_input"})
 
     def read(self) -> bool:
         """Take what has arrived, once; False at the end. ValueError for more than any request needs."""

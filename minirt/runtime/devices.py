@@ -71,6 +71,12 @@ def _make(device: dict[str, Any], name: str, folder: int) -> None:
 
 def _borrow(path: str, name: str, folder: int) -> None:
     flags = os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    os.close(os.open(name, flags | os.O_EXCL, 0o666, dir_fd=folder))
+    try:
+        os.close(os.open(name, flags | os.O_EXCL, 0o666, dir_fd=folder))
+    except FileExistsError:
+        found, ours = os.stat(name, dir_fd=folder, follow_symlinks=False), os.stat(path)
+        if (stat.S_IFMT(found.st_mode), found.st_rdev) != (stat.S_IFMT(ours.st_mode), ours.st_rdev):
+            raise
+        return  # a volume has put it there
     tree = linux.open_tree(-100, path, linux.OPEN_TREE_CLONE | linux.OPEN_TREE_CLOEXEC)
     mounts.attach(tree, os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder))

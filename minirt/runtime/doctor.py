@@ -12,11 +12,10 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypedDict
 
 from minirt import child, linux
 from minirt.errors import MinirtError
-from minirt.runtime import mounts, rootfs
 from minirt.userns import IdMapping, become_root, detect, mapping, proot_refused
 
 _NAMESPACES = {
@@ -25,12 +24,20 @@ _NAMESPACES = {
 }  # fmt: skip
 
 
-def probe() -> list[dict[str, Any]]:
-    """Rows `{"capability", "works", "tried", "detail", "cost", "hint"}` in plain words, the outcome of all first.
+class Row(TypedDict):
+    """In plain words. `cost` says what there is not without it, `hint` how to get it; both are empty where it works
+    (but for containers by proot: those work, and have no walls)."""
 
-    `cost` says what there is not without it, `hint` how to get it; both are empty where it works
-    (but for containers by proot: those work, and have no walls).
-    """
+    capability: str
+    works: bool
+    tried: str
+    detail: str
+    cost: str
+    hint: str
+
+
+def probe() -> list[Row]:
+    """What this machine can do, the outcome of all first."""
     if not hasattr(os, "uname") or os.uname().sysname != "Linux":
         hint = "use a Linux machine, or Linux in a virtual machine (on Windows: WSL 2)"
         cost = "no container runs; images can be pulled and inspected"
@@ -60,9 +67,12 @@ def probe() -> list[dict[str, Any]]:
     rows.append(_row("seccomp", "to load a filter at address 0", "", _attempt("seccomp"), *_ADVICE["seccomp"]))
     rows.append(_row("libseccomp", "to compile docker's policy", "", _libseccomp(), *_ADVICE["libseccomp"]))
     rows.append(_network(ids or who))
-    rows.append(_row("/dev/fuse", "to open it", "", _openable("/dev/fuse"), *_ADVICE["/dev/fuse"]))
-    tried = "to mount two layers with it"
-    rows.append(_row("fuse-overlayfs", tried, where, _attempt("fuse-overlayfs", who), *_ADVICE["fuse-overlayfs"]))
+    closed, (cost, hint) = _openable("/dev/fuse"), _ADVICE["/dev/fuse"]
+    hint = "sudo chmod 0666 /dev/fuse" if closed == "permission denied" else hint
+    rows.append(_row("/dev/fuse", "to open it", "", closed, cost, hint))
+    failure, (cost, get) = _attempt("fuse-overlayfs", who), _ADVICE["fuse-overlayfs"]
+    hint = hint if closed and failure != "not installed" else get
+    rows.append(_row("fuse-overlayfs", "to mount two layers with it", where, failure, cost, hint))
     rows.append(
         _row("proot", "to run a program by it", shutil.which("proot") or "", proot_refused(), *_ADVICE["proot"])
     )
@@ -100,7 +110,7 @@ _ADVICE = {
 }
 
 
-def _outcome(ids: IdMapping | None, uid: int) -> dict[str, Any]:
+def _outcome(ids: IdMapping | None, uid: int) -> Row:
     """Whether and how containers run here."""
     if ids is None:
         failure = "this machine refuses namespaces, and proot does not work"
@@ -115,7 +125,7 @@ def _outcome(ids: IdMapping | None, uid: int) -> dict[str, Any]:
     return row
 
 
-def _row(capability: str, tried: str, detail: str, failure: str, cost: str, hint: str) -> dict[str, Any]:
+def _row(capability: str, tried: str, detail: str, failure: str, cost: str, hint: str) -> Row:
     if failure.startswith(_REFUSED):
         hint = _userns_hint()
     return {
@@ -124,7 +134,7 @@ def _row(capability: str, tried: str, detail: str, failure: str, cost: str, hint
     }  # fmt: skip
 
 
-def _cgroups() -> dict[str, Any]:
+def _cgroups() -> Row:
     """Where this user's containers would be counted and limited."""
     from minirt.runtime import cgroups
     from minirt.runtime.cgroups import hierarchy
@@ -146,7 +156,7 @@ def _cgroups() -> dict[str, Any]:
     return _row("cgroups", tried, detail, failure, cost, hint)
 
 
-def _network(ids: IdMapping) -> dict[str, Any]:
+def _network(ids: IdMapping) -> Row:
     from minirt.runtime import network
 
     if ids.faked:
@@ -221,6 +231,8 @@ def _expect(call: Callable[[], Any], *numbers: int) -> None:
 
 
 def _overlay(ids: IdMapping, kind: str = "overlay") -> None:
+    from minirt.runtime import rootfs  # loads on Linux alone, and this file anywhere: it tells what is missing
+
     linux.unshare(linux.CLONE_NEWNS)
     linux.mount(None, "/", None, linux.MS_REC | linux.MS_PRIVATE)
     with tempfile.TemporaryDirectory() as folder:
@@ -240,6 +252,8 @@ def _fuse_overlayfs(ids: IdMapping) -> None:
 
 def _proc(ids: IdMapping) -> None:
     """A /proc belongs to a pid namespace, so it takes a process that was born in the new one."""
+    from minirt.runtime import mounts
+
     linux.unshare(linux.CLONE_NEWPID | linux.CLONE_NEWNS)
     if pid := os.fork():
         if os.waitpid(pid, 0)[1]:

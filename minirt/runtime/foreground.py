@@ -11,7 +11,7 @@ import select
 import signal
 import socket
 import termios
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any
 
 from minirt.runtime import terminal
@@ -26,6 +26,8 @@ class Foreground:
         self._ours: socket.socket | None = None
         self._theirs: socket.socket | None = None
         self._before: list[Any] | None = None
+        self._pid = 0
+        self._early: list[int] = []
         if tty:
             self._ours, self._theirs = terminal.console_pair()
 
@@ -34,6 +36,8 @@ class Foreground:
         return self._theirs.fileno() if self._theirs else None
 
     def __enter__(self) -> Foreground:
+        for name in _FORWARDED:  # now: the command may run, and say so to whoever sends one, before we wait
+            signal.signal(getattr(signal, name), self._forward)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
@@ -45,12 +49,19 @@ class Foreground:
 
     def wait(self, pid: int) -> int:
         """Its exit status (128 + signal where one ended it)."""
-        for name in _FORWARDED:
-            signal.signal(getattr(signal, name), lambda number, _frame: _send(pid, number))
+        self._pid = pid
+        while self._early:
+            _send(pid, self._early.pop(0))
         if self._ours:
             self._show(terminal.receive(self._ours))
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         return code if code >= 0 else 128 - code
+
+    def _forward(self, number: int, _frame: FrameType | None) -> None:
+        if self._pid:
+            _send(self._pid, number)
+        else:
+            self._early.append(number)
 
     def _show(self, master: int) -> None:
         """Copy between our terminal and its, until the last process in it is gone."""

@@ -168,7 +168,8 @@ class Init(Process):
         self.gate.close()
         self.line = Sync(connection)
         if self.config.get("hooks"):
-            self.hooks.run(self.config, "startContainer", self.state)
+            # They are the container's own programs: under its filter, which we load last of all.
+            self.hooks.run(self.config, "startContainer", self.state, self.filter.load if self.filter else None)
 
 
 def open_source(path: str, recursive: bool = True, peers: bool = False) -> int:

@@ -13,6 +13,7 @@ Sources: namespaces(7), user_namespaces(7), pid_namespaces(7). Taught in chapter
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -108,6 +109,7 @@ def spawn(
         _middle(middle_line, child_line, namespaces, enter, body)
     middle_line.close()
     child_line.close()
+    pid = 0
     try:
         admit(middle)
         middle_end.send({"go": True})
@@ -126,6 +128,9 @@ def spawn(
     finally:
         middle_end.close()
         os.waitpid(middle, 0)
+        with contextlib.suppress(ChildProcessError):
+            while not pid:  # of a child a killed middle did not tell: unreaped, its pid namespace could not end
+                os.waitpid(-middle, 0)
         linux.prctl(linux.PR_SET_CHILD_SUBREAPER, 0)  # orphans of a shared pid namespace are its own init's to reap
 
 
@@ -150,6 +155,7 @@ def _middle(
 ) -> NoReturn:
     step = "limits"
     try:
+        os.setpgid(0, 0)  # the child is in it until it goes on
         if line.receive() is None:
             os._exit(0)
         enter()
@@ -197,7 +203,7 @@ def _enter_namespaces(line: Sync, namespaces: list[dict[str, Any]]) -> None:
     if user is not None:
         linux.setns(user, linux.CLONE_NEWUSER)
     elif making:
-        linux.unshare(linux.CLONE_NEWUSER)
+        userns.enter_new()
         line.send({"map": True})
         if line.receive() is None:
             os._exit(0)

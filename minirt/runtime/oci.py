@@ -12,6 +12,7 @@ Sources: runtime-spec runtime.md, runc(8). Taught in chapter 08.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import signal as signals
@@ -65,10 +66,17 @@ class Container:
         if fd is None:
             return "stopped"
         os.close(fd)
-        if os.path.lexists(os.path.join(self.folder, "start.sock")):
+        if self._waits():
             return "created"
         cgroup = self._cgroup(known)
         return "paused" if cgroup and cgroup.frozen else "running"
+
+    def _waits(self) -> bool:
+        """Does init wait for its start? With that it closes the socket, whoever lived to unlink it."""
+        with contextlib.suppress(FileNotFoundError), Place(self.folder) as place, _packets() as gate:
+            gate.setblocking(False)
+            return gate.connect_ex(f"{place}/start.sock") in (0, errno.EAGAIN)  # the latter: others ask, too
+        return False  # it was just deleted
 
     def state(self) -> dict[str, Any]:
         """The runtime-spec's state, with what runc adds: rootfs, created, owner."""
@@ -104,6 +112,7 @@ class Container:
         pivots: bool = True,
         keyring: bool = True,
         systemd: bool = False,
+        peers: dict[int, int] | None = None,
         announce: Callable[[int], None] = lambda pid: None,
     ) -> tuple[int, int]:
         """Make everything but the command's start; init's pid as we see it, and a pidfd. All or nothing.
@@ -133,8 +142,8 @@ class Container:
                 known["cgroup"] = group.to_json()
                 self._save(known)
             init = Init(
-                config_, bundle, self._gate(), prepare.sources(config_, bundle), streams=streams, console=console,
-                filter=filter_, preserve=preserve, pivots=pivots, keyring=keyring,
+                config_, bundle, self._gate(), prepare.sources(config_, bundle, peers), streams=streams,
+                console=console, filter=filter_, preserve=preserve, pivots=pivots, keyring=keyring,
             )  # fmt: skip
             limits = config_["linux"].get("resources") or {}
             options: dict[str, Any] = {"enter": lambda: _enter(init)}
@@ -181,11 +190,9 @@ class Container:
         status = self._status(known)
         if status != "created":
             raise Conflict(f"cannot start a container that has {status if status != 'running' else 'already started'}")
-        with Place(self.folder) as place, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as gate:
-            try:
-                gate.connect(f"{place}/start.sock")
-            except OSError as error:
-                raise StartError("the container's init is gone: it cannot be started") from error
+        with Place(self.folder) as place, _packets() as gate:
+            if gate.connect_ex(f"{place}/start.sock"):
+                raise StartError("the container's init is gone: it cannot be started")
             gate.send(START)
             os.unlink(f"{place}/start.sock")
             line = Sync(gate)
@@ -220,14 +227,12 @@ class Container:
         try:
             known = self._load()
         except NotFound:
-            if force and os.path.isdir(self.folder):  # killed before it wrote anything
+            if not force:
+                raise
+            if os.path.isdir(self.folder):  # killed before it wrote anything
                 self._remove()
-                return
-            if force:
-                return
-            raise
-        status = self._status(known)
-        if status in ("running", "paused") and not force:
+            return
+        if not force and (status := self._status(known)) in ("running", "paused"):
             raise Conflict(f"cannot delete container {self.id} that is not stopped: {status}")
         self._discard(known)
         _hooks(known, "poststop", _spec_state(known, "stopped"), tell=True)
@@ -277,11 +282,10 @@ class Container:
             raise Conflict(f"cannot exec in a {status} container")
         config, group = known["config"], self._cgroup(known)
         filter_ = self._filter(config["linux"].get("seccomp"))
-        kinds = [entry["type"] for entry in config["linux"]["namespaces"]]
         body = Exec(process, streams=streams, console=console, filter=filter_, preserve=preserve)
-        wanted = namespaces.of(known["init"]["pid"], kinds)
         fork = group.fork if group else os.fork
-        pid, pidfd, line = namespaces.spawn(wanted, IdMapping(), body.run, fork=fork, enter=lambda: _enter(body))
+        with prepare.joined(known) as wanted:
+            pid, pidfd, line = namespaces.spawn(wanted, IdMapping(), body.run, fork=fork, enter=lambda: _enter(body))
         try:
             line.send({"go": True})
             _stands_still(line, pid, process)
@@ -338,7 +342,7 @@ class Container:
         return seccomp.Filter(seccomp.compile(policy, self._cache), policy.get("flags")) if policy else None
 
     def _gate(self) -> socket.socket:
-        gate = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        gate = _packets()
         with Place(self.folder) as place:
             gate.bind(f"{place}/start.sock")
         gate.listen()
@@ -351,6 +355,10 @@ def containers(root: str) -> list[str]:
         return sorted(name for name in os.listdir(root) if os.path.exists(os.path.join(root, name, "state.json")))
     except FileNotFoundError:
         return []
+
+
+def _packets() -> socket.socket:
+    return socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
 
 def _enter(process: Process) -> None:

@@ -6,16 +6,18 @@ raise. Sources: prlimit(2), proc(5), runtime-spec config.md. Taught in chapter 0
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
 import resource
+from collections.abc import Iterator
 from typing import Any
 
 from minirt import linux
-from minirt.errors import InvalidInput, StartError, Unsupported
-from minirt.runtime import cgroups, mounts
-from minirt.runtime.init import open_source
+from minirt.errors import Conflict, InvalidInput, StartError, Unsupported
+from minirt.runtime import cgroups, mounts, namespaces, state
+from minirt.runtime.init import bind_source, open_source
 from minirt.userns import IdMapping
 
 _ELSEWHERE = re.compile("/proc/([0-9]+)/root(/.*)")
@@ -53,28 +55,63 @@ def mapping(config: dict[str, Any]) -> IdMapping:
     return IdMapping(uids, gids)
 
 
-def sources(config: dict[str, Any], bundle: str) -> dict[int, int]:
+def enter_user_namespace(config: dict[str, Any]) -> bool:
+    """Rootless: become root over the ids that config.json maps, in the numbers of the machine; whether we did.
+
+    The bundle's own user namespace is then ours. As root the runtime makes it, inside.
+    """
+    user = next((entry for entry in config["linux"]["namespaces"] if entry["type"] == "user"), None)
+    if os.geteuid() == 0 or user is None:
+        return False
+    if user.get("path"):  # another container's, whose other namespaces we are to join
+        fd = os.open(user["path"], os.O_RDONLY | os.O_CLOEXEC)
+        linux.setns(fd, linux.CLONE_NEWUSER)
+        os.close(fd)
+        os.setresgid(0, 0, 0)
+        os.setresuid(0, 0, 0)
+    else:
+        from minirt import userns
+
+        userns.become_root(mapping(config))
+    return True
+
+
+def peers(config: dict[str, Any]) -> dict[int, int]:
+    """Bind mounts that stay the machine's peers, by their place in `mounts`: for who is about to only follow it."""
+    entries = enumerate(config.get("mounts") or ())
+    return {
+        number: bind_source(entry, "", peers=True)
+        for number, entry in entries
+        if mounts.is_bind(entry) and mounts.is_shared(entry)
+    }
+
+
+def sources(config: dict[str, Any], bundle: str, given: dict[int, int] | None = None) -> dict[int, int]:
     """Bind mounts that init cannot open itself, by their place in `mounts` (-1 is the root), detached.
 
     With a user namespace, its root may not reach them; and what lies in another container (`/proc/PID/root/…`) can be
-    taken only from inside its mount namespace, open_tree(2).
+    taken only from inside its mount namespace, open_tree(2). `given` are opened already.
     """
-    out = {}
-    far = os.geteuid() == 0 and any(entry["type"] == "user" for entry in config["linux"]["namespaces"])
-    if far:
-        out[-1] = open_source(os.path.join(bundle, config["root"]["path"]))
+    out = {**(given or {}), **elsewhere(config)}
+    if os.geteuid() or all(entry["type"] != "user" for entry in config["linux"]["namespaces"]):
+        return out
+    out[-1] = open_source(os.path.join(bundle, config["root"]["path"]))
     for number, entry in enumerate(config.get("mounts") or ()):
-        if not mounts.is_bind(entry):
-            continue
-        place = os.path.join(bundle, entry.get("source") or "")
-        elsewhere = _ELSEWHERE.fullmatch(place)
-        try:
-            if elsewhere:
-                out[number] = _open_elsewhere(*elsewhere.groups())
-            elif far:
-                out[number] = open_source(place, recursive="bind" not in (entry.get("options") or ()))
-        except OSError as error:
-            raise StartError(f"mount {entry['destination']}: {place}: {error.strerror}") from error
+        if mounts.is_bind(entry) and number not in out:
+            out[number] = bind_source(entry, bundle)
+    return out
+
+
+def elsewhere(config: dict[str, Any]) -> dict[int, int]:
+    """Those of them that lie in another container."""
+    out = {}
+    for number, entry in enumerate(config.get("mounts") or ()):
+        place = _ELSEWHERE.fullmatch(entry.get("source") or "")
+        if place and mounts.is_bind(entry):
+            try:
+                out[number] = _open_elsewhere(*place.groups())
+            except OSError as error:
+                raise StartError(f"mount {entry['destination']}: {entry['source']}: {error.strerror}") from error
     return out
 
 
@@ -89,6 +126,31 @@ def _open_elsewhere(pid: str, path: str) -> int:
         linux.setns(own, linux.CLONE_NEWNS)
         os.close(own)
         os.close(other)
+
+
+@contextlib.contextmanager
+def joined(known: dict[str, Any]) -> Iterator[list[dict[str, Any]]]:
+    """The namespaces of a container's init, held open to be joined by another process. Raises Conflict.
+
+    Init is looked at after they are opened: before, its number may have become another process', and that one's
+    namespaces are the machine's.
+    """
+    with contextlib.ExitStack() as held:
+        wanted = []
+        try:
+            for entry in namespaces.of(
+                known["init"]["pid"], [entry["type"] for entry in known["config"]["linux"]["namespaces"]]
+            ):
+                fd = os.open(entry["path"], os.O_RDONLY | os.O_CLOEXEC)
+                held.callback(os.close, fd)
+                wanted.append({"type": entry["type"], "path": f"/proc/self/fd/{fd}"})
+            init = state.open_process(known, "init")
+        except FileNotFoundError:
+            init = None
+        if init is None:
+            raise Conflict("cannot exec in a stopped container")
+        os.close(init)
+        yield wanted
 
 
 def score(process: dict[str, Any]) -> None:

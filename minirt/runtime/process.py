@@ -183,8 +183,8 @@ class Process:
     def command(self) -> NoReturn:
         """Become the command."""
         linux.close_range(3 + self.preserve, cloexec=True)
-        for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
-            signal.signal(number, signal.SIG_DFL)
+        for number in {*range(1, signal.NSIG)} - {signal.SIGKILL, signal.SIGSTOP}:
+            linux.default_action(number)  # whatever who started us ignores
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         try:
             if self.filter:

@@ -2,8 +2,9 @@
 
 rootfs.json says how: `overlay` (lowers top first, upper, work), the same by `fuse-overlayfs` where the kernel refuses
 (fuse.py), or `directory`, a copy, where neither works.
-Overlay takes its layers one by one (fsconfig `lowerdir+`, kernel 6.5); before that all of them stand in one option page
-of 4 KiB, so they go by short links in a folder of their own, which carries 127 of them and any character in a path.
+A new kernel's overlay takes its layers one by one (fsconfig `lowerdir+`); for an older one (Debian 12's) all of them
+stand in one option page of 4 KiB, so they go by short links in a folder of their own, which carries 127 of them and any
+character in a path.
 Where no device rules can be set, `nodev` makes device nodes in it open nothing.
 Sources: kernel Documentation/filesystems/overlayfs.rst, fsopen(2). Taught in chapter 06.
 """
@@ -61,7 +62,7 @@ def _with_ids(folder: str, rootfs: dict[str, Any], ids: IdMapping) -> dict[str, 
     """
     from minirt.runtime import namespaces
 
-    place, shared = os.path.join(folder, "lowers"), os.path.dirname(rootfs["lowers"][0])
+    place, shared = os.path.join(folder, "mapped"), os.path.dirname(rootfs["lowers"][0])
     os.makedirs(place, mode=0o700, exist_ok=True)
     top = os.stat(rootfs["upper"])
     if top.st_uid < ids.uids[0][1]:  # the first start: the top folder belongs to the container's root, too
@@ -89,6 +90,7 @@ class _NoSuchOption(Exception):
 def _overlay(rootfs: dict[str, Any]) -> int:
     fd = linux.fsopen("overlay")
     try:
+        _sees_options(fd)
         try:
             linux.fsconfig_string(fd, "lowerdir+", rootfs["lowers"][0])
         except OSError as error:
@@ -108,6 +110,17 @@ def _overlay(rootfs: dict[str, Any]) -> int:
         raise StartError(f"cannot mount the overlay: {mounts.explain(fd) or error.strerror}") from error
     finally:
         os.close(fd)
+
+
+def _sees_options(fd: int) -> None:
+    """Raises _NoSuchOption before kernel 6.5: overlay has its options read when they are all there, so none is refused
+    before that, also not one without its value; and then the refusal is written to the machine's log."""
+    try:
+        linux.fsconfig_flag(fd, "lowerdir+")
+    except OSError:
+        mounts.explain(fd)  # forget what it said about that
+    else:
+        raise _NoSuchOption
 
 
 def _overlay_by_links(folder: str, place: str, rootfs: dict[str, Any]) -> None:

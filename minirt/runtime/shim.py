@@ -4,105 +4,66 @@
                       (exits)         pid 1 of an             pid 1 of the
                                       outer pid ns            container's pid ns
 
-The entry becomes root over the user's ids (rootless), makes the pid namespace and exits, so no starter has to reap a
-shim. The shim stands in a pid namespace of its own, around the container's: if it dies, also by kill -9, the kernel
-kills the container with it, whatever user the command has become (PR_SET_PDEATHSIG would be lost by then), and the
-mounts go with its mount namespace. (With `--pid host` or another's there can be none around it: then `system prune`
-ends what a killed shim left.) It mounts the rootfs, drives an OCI runtime (ours, or another as a command), copies
-the streams, keeps the log, answers on `shim.sock`, records the exit.
+The entry (entry.py) makes the outer pid namespace and exits. The shim stands in it, around the container's: if it dies,
+also by kill -9, the kernel kills the container with it, whatever user the command has become (PR_SET_PDEATHSIG would be
+lost by then), and the mounts go with its mount namespace. (With `--pid host` or another's there can be none around it:
+then `system prune` ends what a killed shim left.) It mounts the rootfs, drives an OCI runtime (ours, or another as a
+command), copies the streams, keeps the log, answers on `shim.sock`, records the exit.
 fds: 0, 1, 2 are the given streams (/dev/null for none); 3 takes one line of JSON for the starter: `{"pid"}` once the
-command runs, or `{"error", "exit_code"}`. Sources: pid_namespaces(7), pidfd_open(2). Taught in chapter 08.
+command runs, or `{"error", "exit_code"}`; from 4 on are the streams and the line of each who is attached already.
+Sources: pid_namespaces(7), pidfd_open(2). Taught in chapter 08.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import re
 import signal
+import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from minirt import linux
-from minirt.errors import MinirtError, StartError
+from minirt.errors import Conflict, MinirtError, StartError
 from minirt.runtime import config as config_json
 from minirt.runtime import control, mounts, namespaces, oci, prepare, rootfs, state, terminal, user
 from minirt.runtime.log import Log
 from minirt.runtime.pump import Pump, flush
-from minirt.runtime.streams import Make, Process
+from minirt.runtime.streams import Client, Make, Process
 
 if TYPE_CHECKING:
     from minirt.runtime import external
 
-_STATUS = 3
+STATUS = 3
 _EXEC = re.compile("[0-9A-Za-z_-]{1,128}")
 _NULL = os.makedev(1, 3) if hasattr(os, "makedev") else 0
 
 
-def main(folder: str, options: str) -> NoReturn:
-    """Start the container in `folder` and stay until it has ended (`child.command` calls this)."""
-    linux.close_range(_STATUS + 1)
-    os.set_inheritable(_STATUS, False)
-    try:
-        os.setsid()
-        os.chdir("/")
-        config = state.read_json(os.path.join(folder, "config.json"))
-        snapshot = state.read_json(os.path.join(folder, "rootfs.json"))
-        if config is None or snapshot is None:
-            raise StartError("config.json or rootfs.json of the container is missing or torn")
-        if snapshot["kind"] == "proot":
-            from minirt.runtime import proot
-
-            if os.fork() == 0:
-                proot.Shim(folder, config, snapshot, json.loads(options), False).run()
-            os._exit(0)
-        inside = _enter_user_namespace(config)
-        if any(entry["type"] == "pid" and not entry.get("path") for entry in config["linux"]["namespaces"]):
-            linux.unshare(linux.CLONE_NEWPID)  # else it shares one that has to be reached from here, setns(2)
-        if os.fork() == 0:
-            Shim(folder, config, snapshot, json.loads(options), inside).run()
-    except Exception as error:  # the process boundary: the starter gets one line, whatever it was
-        _tell_failure(error)
-    os._exit(0)
-
-
-def _enter_user_namespace(config: dict[str, Any]) -> bool:
-    """Rootless: become root over the ids that config.json maps, in the numbers of the machine; whether we did.
-
-    The bundle's own user namespace is then ours. As root the runtime makes it, inside.
-    """
-    user = next((entry for entry in config["linux"]["namespaces"] if entry["type"] == "user"), None)
-    if os.geteuid() == 0 or user is None:
-        return False
-    if user.get("path"):  # another container's, whose other namespaces we are to join
-        fd = os.open(user["path"], os.O_RDONLY | os.O_CLOEXEC)
-        linux.setns(fd, linux.CLONE_NEWUSER)
-        os.close(fd)
-        os.setresgid(0, 0, 0)
-        os.setresuid(0, 0, 0)
-    else:
-        from minirt import userns
-
-        userns.become_root(prepare.mapping(config))
-    return True
-
-
 def _tell(answer: dict[str, Any]) -> None:
     try:
-        os.write(_STATUS, json.dumps(answer).encode() + b"\n")
+        os.write(STATUS, json.dumps(answer).encode() + b"\n")
     except BrokenPipeError:
         return  # the starter went away; run.json says what there is to know
     finally:
-        os.close(_STATUS)
+        _hush()
 
 
-def _tell_failure(error: Exception) -> None:
+def _hush(shim: int = 0) -> None:
+    """Hold the starter up no longer: a shim once it is told, a child of it at birth. The number stays taken."""
+    if not shim or os.getppid() == shim:
+        os.dup2(2, STATUS, inheritable=False)
+
+
+def tell_failure(error: Exception) -> None:
+    """Tell the starter, in one line, why there is no container."""
     _tell({"error": namespaces.describe(error), "exit_code": error.exit_code if isinstance(error, StartError) else 125})
 
 
 class Shim:
-    """`options` are of `container.start`: `open_stdin`, `stdin_once`, `size`, `runtime`."""
+    """`options` are of `container.start`: `open_stdin`, `stdin_once`, `size`, `runtime`; `attached` as fds have it."""
 
     def __init__(
         self, folder: str, config: dict[str, Any], snapshot: dict[str, Any], options: dict[str, Any], inside: bool
@@ -112,6 +73,7 @@ class Shim:
         self._pump = Pump()
         self._processes: dict[str, Process] = {}  # init is ""
         self._log: Log | None = None
+        self._peers: dict[int, int] = {}
         self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         self._disconnect: Callable[[], None] = lambda: None
 
@@ -120,6 +82,8 @@ class Shim:
         try:
             # To pid 1 of a namespace no signal comes by default, but SIGKILL from outside.
             signal.signal(signal.SIGINT, signal.SIG_DFL)
+            shim = os.getpid()
+            os.register_at_fork(after_in_child=lambda: _hush(shim))
             run: dict[str, Any] = {"boot_id": state.boot_id(), "shim": state.identify("self")}
             self._enter()
             self._complete()
@@ -128,11 +92,12 @@ class Shim:
                 self._runtime.delete(force=True)  # of a life that ended with its shim
             tty = bool(self._config["process"].get("terminal"))
             init = self._begin("", self._create, tty, bool(self._options.get("open_stdin")))
+            while self._peers:
+                os.close(self._peers.popitem()[1])
             run["init"] = state.identify(self._first(init))
-            group = self._runtime.cgroup
-            run["cgroup"] = group.to_json() if group else None
+            run["cgroup"] = group.to_json() if (group := self._runtime.cgroup) else None
             self._take_given(init)
-            self._log = Log(os.path.join(self._folder, "log"))
+            self._log = Log(os.path.join(self._folder, "log"), **self._options.get("log") or {})
             for output in init.outputs:
                 output.log = self._log
             state.reserve(exit_path)
@@ -147,7 +112,7 @@ class Shim:
                 self._disconnect()
             with contextlib.suppress(Exception):
                 self._runtime.delete(force=True)
-            _tell_failure(error)
+            tell_failure(error)
             os._exit(1)
         try:
             while init.code is None:
@@ -159,6 +124,8 @@ class Shim:
     def _enter(self) -> None:
         """Our own view of the file system, with the container's root file system in it."""
         linux.unshare(linux.CLONE_NEWNS)
+        if not self._in_user_namespace:  # there nothing of ours can be the machine's peer, mount_namespaces(7)
+            self._peers = prepare.peers(self._config)
         linux.mount(None, "/", None, linux.MS_REC | linux.MS_SLAVE)
         rootfs.mount(self._folder, self._snapshot, prepare.mapping(self._config))
 
@@ -191,17 +158,18 @@ class Shim:
                 state.write_json(path, {**end, "error": lost[0]})
             process.close()
 
-    def _connect(self, pid: int) -> None:
-        """Give the container its network, as network.json says."""
+    def _network(self) -> dict[str, Any] | None:
+        """Its network, as network.json says; None where nothing is to be done for it."""
         settings = state.read_json(os.path.join(self._folder, "network.json"))
-        if settings and settings["mode"] not in ("none", "host"):
-            from pathlib import Path
+        return settings if settings and settings["mode"] not in ("none", "host") else None
 
+    def _connect(self, pid: int) -> None:
+        if settings := self._network():
             from minirt.runtime import network
 
-            folder = Path(self._folder)
-            network.attach(folder.parent.parent, folder, pid, settings)
-            self._disconnect = lambda: network.detach(folder.parent.parent, folder)
+            root = os.path.dirname(os.path.dirname(self._folder))
+            network.attach(root, self._folder, pid, settings)
+            self._disconnect = lambda: network.detach(root, self._folder)
 
     def _driver(self) -> oci.Container | external.Container:
         """Our runtime, or another one with the same verbs."""
@@ -213,26 +181,28 @@ class Shim:
         return oci.Container(root, name, self._options.get("cache"))
 
     def _create(self, streams: tuple[int | None, int, int], console: int | None) -> tuple[int, int]:
-        return self._runtime.create(self._folder, config=self._config, streams=streams, console=console)
+        more: dict[str, Any] = {"peers": self._peers} if self._peers else {}
+        return self._runtime.create(self._folder, config=self._config, streams=streams, console=console, **more)
 
     def _take_given(self, init: Process) -> None:
-        """The streams we were started with become somebody attached; /dev/null stands for none."""
+        """The streams we were started with become those of who is attached; /dev/null stands for none."""
         init.attach([os.dup(fd) if os.fstat(fd).st_rdev != _NULL else None for fd in range(3)], None)
         null = os.open(os.devnull, os.O_RDWR)
         for fd in range(3):
             os.dup2(null, fd)
         os.close(null)
+        numbers = itertools.count(STATUS + 1)
+        for streams in self._options.get("attached") or ():
+            fds = [next(numbers) if given else None for given in streams]
+            init.attach(fds, self._admit(socket.socket(fileno=next(numbers))))
 
     def _complete(self) -> None:
         """What of config.json could not be known before: who USER is, which processes' namespaces are joined."""
-        config, changed = self._config, False
-        path = os.path.join(self._folder, "user")
-        if os.path.exists(path):
-            with open(path, encoding="utf-8") as file:
-                self._become(config["process"], file.read())
-            changed = True
-        size = self._options.get("size")
-        if size and config["process"].get("terminal"):
+        config, path = self._config, os.path.join(self._folder, "user")
+        if changed := os.path.exists(path):
+            with open(path, "rb") as file:
+                self._become(config["process"], os.fsdecode(file.read()))
+        if (size := self._options.get("size")) and config["process"].get("terminal"):
             config["process"]["consoleSize"] = {"width": size[0], "height": size[1]}
             changed = True
         if changed:
@@ -242,15 +212,16 @@ class Shim:
             for entry in config["linux"]["namespaces"]:
                 if entry["type"] == "user":
                     entry["path"] = "/proc/self/ns/user"
+                elif entry["type"] == "network" and not entry.get("path") and self._network():
+                    from minirt.runtime.network import slirp
+
+                    entry["path"] = slirp.namespace(self._folder)
 
     @property
     def _groups(self) -> list[str]:
         """Names and numbers of `--group-add`."""
-        with (
-            contextlib.suppress(FileNotFoundError),
-            open(os.path.join(self._folder, "groups"), encoding="utf-8") as file,
-        ):
-            return file.read().split()
+        with contextlib.suppress(FileNotFoundError), open(f"{self._folder}/groups", "rb") as file:
+            return os.fsdecode(file.read()).split()
         return []
 
     def _become(self, process: dict[str, Any], text: str) -> None:
@@ -307,7 +278,7 @@ class Shim:
 
     # requests
 
-    def _accept(self, listener: Any) -> None:
+    def _accept(self, listener: socket.socket) -> None:
         try:
             line, _ = listener.accept()
         except OSError:  # no descriptor is left: turn one away, or it would stand before the door for ever
@@ -316,16 +287,24 @@ class Shim:
                 listener.accept()[0].close()
             self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
             return
+        self._admit(line)
+
+    def _admit(self, line: socket.socket) -> control.Connection:
         line.setblocking(False)  # who asks and does not listen holds nobody up
         connection = control.Connection(line)
         self._pump.watched[connection.fileno()] = lambda: self._serve(connection)
+        return connection
 
     def _serve(self, connection: control.Connection) -> None:
         """One more piece of what somebody says, or their going."""
         try:
             more = connection.read()
             while (request := connection.message()) is not None:
-                connection.send(self._answer(connection, request))
+                if request.get("do") == "end_input":
+                    for process, client in self._clients(connection):
+                        process.end_input(client)
+                else:
+                    connection.send(self._answer(connection, request))
         except (OSError, ValueError):  # also where nobody takes the answer
             more = False
         if not more:
@@ -343,14 +322,20 @@ class Shim:
 
     def _hang_up(self, connection: control.Connection) -> None:
         if self._pump.watched.pop(connection.fileno(), None):
-            for process in self._processes.values():
-                for client in [client for client in process.clients if client.line is connection]:
-                    process.detach(client)
+            for process, client in self._clients(connection):
+                process.detach(client)
             connection.close()
 
+    def _clients(self, connection: control.Connection) -> list[tuple[Process, Client]]:
+        """Who is attached over this line, and to what."""
+        processes = self._processes.values()
+        return [(process, client) for process in processes for client in process.clients if client.line is connection]
+
     def _do_attach(self, connection: control.Connection, request: dict[str, Any], fds: list[int]) -> dict[str, Any]:
-        """`streams`: which of stdin, stdout, stderr came along, in this order."""
-        self._processes[""].attach(_in_place(request["streams"], fds), connection)
+        """`streams`: which of stdin, stdout, stderr came along, in this order. `id` of an exec, or init."""
+        if (process := self._processes.get(request.get("id", ""))) is None or process.code is not None:
+            raise Conflict("it has ended")
+        process.attach(_in_place(request["streams"], fds), connection)
         return {}
 
     def _do_exec(self, connection: control.Connection, request: dict[str, Any], fds: list[int]) -> dict[str, Any]:
@@ -383,12 +368,10 @@ class Shim:
         return {}
 
     def _do_pause(self, connection: control.Connection, request: dict[str, Any], fds: list[int]) -> dict[str, Any]:
-        self._runtime.pause()
+        getattr(self._runtime, request["do"])()
         return {}
 
-    def _do_resume(self, connection: control.Connection, request: dict[str, Any], fds: list[int]) -> dict[str, Any]:
-        self._runtime.resume()
-        return {}
+    _do_resume = _do_pause
 
     def _do_update(self, connection: control.Connection, request: dict[str, Any], fds: list[int]) -> dict[str, Any]:
         self._runtime.update(request["resources"])

@@ -233,30 +233,37 @@ def _mounts(options: ContainerOptions) -> list[dict[str, Any]]:
         sys = ("/sys", "bind", "/sys", ["rbind", *closed, "rro"])
     else:
         sys = ("/sys", "sysfs", "sysfs", [*closed, *open_])
+    proc, queues = ("/proc", "proc", "proc", closed), ("/dev/mqueue", "mqueue", "mqueue", closed)
+    if options.mapping.rootless:  # the machine's namespaces show in no file system that their owner did not mount
+        bound = ["rbind", "rprivate", *closed]
+        proc = ("/proc", "bind", "/proc", bound) if "pid" in options.shared else proc
+        queues = ("/dev/mqueue", "bind", "/dev/mqueue", bound) if "ipc" in options.shared else queues
     writable = ["ro"] if options.readonly else []
     shm = ("/dev/shm", "tmpfs", "shm", [*closed, "mode=1777", f"size={options.shm_size}"])
     if "ipc" in options.shared:
         shm = ("/dev/shm", "bind", "/dev/shm", ["rbind", "rprivate"])
     rows = [
-        ("/proc", "proc", "proc", closed),
+        proc,
         ("/dev", "tmpfs", "tmpfs", ["nosuid", "strictatime", "mode=755", "size=65536k"]),
         ("/dev/pts", "devpts", "devpts", ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", *group]),
         sys,
         ("/sys/fs/cgroup", "cgroup", "cgroup", [*open_, *closed]),
-        ("/dev/mqueue", "mqueue", "mqueue", closed),
+        *([queues] if queues[1] != "bind" or os.path.isdir("/dev/mqueue") else []),
         *([shm] if options.shm_size is not None else []),
-        *((f"/etc/{name}", "bind", name, ["rbind", "rprivate", *writable]) for name in _FILES),
     ]
+    files = [(f"/etc/{name}", "bind", name, ["rbind", "rprivate", *writable]) for name in _FILES]
     taken = {mount["destination"] for mount in options.extra_mounts}
     below = "/dev/" if "/dev" in taken else "\0"
-    return [
-        *(
+    own, names = (
+        [
             {"destination": d, "type": t, "source": s, "options": o}
-            for d, t, s, o in rows
+            for d, t, s, o in some
             if d not in taken and not d.startswith(below)
-        ),
-        *options.extra_mounts,
-    ]
+        ]
+        for some in (rows, files)
+    )
+    # What lies above comes first: a volume on /etc does not hide the files that docker puts there.
+    return [*own, *sorted([*names, *options.extra_mounts], key=lambda mount: str(mount["destination"]).count("/"))]
 
 
 def write_bundle(folder: Path, options: ContainerOptions) -> None:
@@ -274,7 +281,7 @@ def write_bundle(folder: Path, options: ContainerOptions) -> None:
         settings |= {name: list(getattr(options, name)) for name in ("publish", "exposed", "extra_hosts")}
         state.write_json(str(folder / "network.json"), settings)
     if options.groups:
-        (folder / "groups").write_text("".join(f"{group}\n" for group in options.groups))
+        (folder / "groups").write_bytes(os.fsencode("".join(f"{group}\n" for group in options.groups)))
     if options.join:
         state.write_json(str(folder / "join.json"), dict(options.join))
     state.write_json(str(folder / "config.json"), config)

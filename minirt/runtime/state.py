@@ -81,7 +81,7 @@ def open_process(run: dict[str, Any], role: str) -> int | None:
     if run["boot_id"] != boot_id():
         return None
     try:
-        fd = os.pidfd_open(_local_pid(process["pid"]))
+        fd = os.pidfd_open(local_pid(process["pid"]))
     except (ProcessLookupError, FileNotFoundError):
         return None
     try:
@@ -93,21 +93,27 @@ def open_process(run: dict[str, Any], role: str) -> int | None:
     return None
 
 
-def _local_pid(pid: int) -> int:
+def local_pid(pid: int) -> int:
     """The number that a process of the machine has in our pid namespace, where system calls take no other."""
     if os.readlink("/proc/self") == str(os.getpid()):
         return pid
-    depth = len(_numbers("self")) - 1
-    numbers = _numbers(pid)
-    if len(numbers) <= depth:
+    depth = len(numbers("self")) - 1
+    found = numbers(pid)
+    if len(found) <= depth:
         raise ProcessLookupError(f"process {pid} is not in our pid namespace")
-    return numbers[depth]
+    return found[depth]
 
 
-def _numbers(pid: int | str) -> list[int]:
+def numbers(pid: int | str) -> list[int]:
     """A process' pid in each of its nested namespaces, outermost first, proc(5) NSpid."""
     with open(f"/proc/{pid}/status", "rb") as file:
         return next([int(word) for word in line.split()[1:]] for line in file if line.startswith(b"NSpid:"))
+
+
+def parent(pid: int | str) -> int:
+    """The pid of a process' parent, in the numbers of the mounted /proc."""
+    with open(f"/proc/{pid}/stat", "rb") as file:
+        return int(file.read().rpartition(b")")[2].split()[1])
 
 
 def ended(pidfd: int, timeout: float | None) -> bool:

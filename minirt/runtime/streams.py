@@ -20,10 +20,14 @@ Make = Callable[[tuple[int | None, int, int], int | None], tuple[int, int]]
 
 
 class Client:
-    """Somebody attached: their ends, and the line they came by (None: who started us)."""
+    """Somebody attached: their ends, and the line they came by (None: who started us).
+
+    `typed`: the end of their stdin is one, and not that of a daemon that was killed.
+    """
 
     def __init__(self, line: Connection | None) -> None:
         self.line = line
+        self.typed = line is None
         self.input: Copy | None = None
         self.sinks: list[Sink] = []
 
@@ -87,23 +91,29 @@ class Process:
         if stdin is not None and self._input is not None and self._input.fd is not None:
             client.input = Copy(stdin, [self._input])
             self._pump.copies.append(client.input)
-            self._pump.after[client.input] = self._input_over
+            self._pump.after[client.input] = lambda: self._input_over(client)
         elif stdin is not None:
             os.close(stdin)
         self.clients.append(client)
         return client
 
-    def _input_over(self) -> None:
-        """The given stdin has ended: the process' ends too, but for a terminal or one kept open for others."""
-        if self.master < 0 and self._input and self._stdin_once:
+    def end_input(self, client: Client) -> None:
+        """They say that they have typed all: once it is read, it is over."""
+        client.typed = True
+        if client.input and client.input not in self._pump.after:
+            self._input_over(client)
+
+    def _input_over(self, client: Client) -> None:
+        """Their stdin has ended: the process' ends too, but for a terminal or one kept open for others."""
+        if client.typed and self.master < 0 and self._input and self._stdin_once:
             self._input.close()
 
     def detach(self, client: Client) -> None:
-        """Let go of their ends; the process goes on, and its stdin ends as if theirs had."""
+        """Let go of their ends; the process goes on, and its stdin ends if theirs had."""
         if client.input:
             client.input.close()
             if self._pump.after.pop(client.input, None):
-                self._input_over()
+                self._input_over(client)
         for sink in client.sinks:
             sink.close()
         self.clients.remove(client)

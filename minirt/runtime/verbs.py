@@ -17,6 +17,7 @@ from typing import Any
 from minirt.errors import InvalidInput, MinirtError, StartError
 from minirt.runtime import oci, prepare
 from minirt.runtime.config import load
+from minirt.runtime.control import Place
 from minirt.runtime.foreground import Foreground
 
 
@@ -47,9 +48,10 @@ class Call:
             return None
         line = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            line.connect(path)
+            with Place(os.path.dirname(path) or ".") as place:
+                line.connect(f"{place}/{os.path.basename(path)}")
         except OSError as error:
-            raise StartError(f"console socket {path}: {error.strerror}") from error
+            raise StartError(f"console socket {path}: {error.strerror or error}") from error
         return line
 
     @property
@@ -201,6 +203,8 @@ def _process(call: Call) -> dict[str, Any]:
         process["user"] = {**process.get("user", {}), "additionalGids": [int(gid) for gid in groups]}
     if "apparmor" in options:
         process["apparmorProfile"] = options["apparmor"]
+    if "process-label" in options:  # SELinux's, which is refused by its name
+        process["selinuxLabel"] = options["process-label"]
     if "no-new-privs" in options:
         process["noNewPrivileges"] = True
     if names := options.get("cap"):

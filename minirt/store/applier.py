@@ -102,6 +102,11 @@ class Applier:
         if self._plain and path in self._whiteouts:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(WHITEOUT + name, dir_fd=parent)
+        self._make(entry, path, parent, reader)
+
+    def _make(self, entry: tar.Entry, path: bytes, parent: int, reader: tar.Reader) -> None:
+        """Make the entry, in place of what has its name."""
+        above, _, name = path.rpartition(b"/")
         if entry.type == tar.DIRECTORY:
             self._directory(entry, path, name, parent)
             return

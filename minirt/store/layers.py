@@ -23,6 +23,7 @@ from minirt.image.descriptor import Descriptor
 from minirt.image.digest import Digest
 from minirt.store.files import locked
 from minirt.store.layout import Layout
+from minirt.store.tree import remove
 from minirt.userns import IdMapping
 
 Feed = Callable[[int], Iterable[bytes]]
@@ -137,6 +138,14 @@ def work(
     if "error" in last:
         raise getattr(errors, last["error"])(last["text"])
     raise errors.StoreError(f"the unpack worker died (status {process.returncode}): {''.join(why) or 'it was killed'}")
+
+
+def remove_tree(path: Path, ids: IdMapping | None) -> None:
+    """Remove a tree, whoever owns its files: those of a plain user's subordinate ids need a worker's rights."""
+    if ids is not None and ids.rootless and not ids.single:
+        work({"action": "remove", "paths": [str(path)]}, ids)
+    else:
+        remove(str(path))
 
 
 def _feed(pipe: int, feed: Iterable[bytes]) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from minirt.store.tree import remove
 
-_WHITEOUT, _OPAQUE = b".wh.", b".wh..wh..opq"
+WHITEOUT, OPAQUE = b".wh.", b".wh..wh..opq"
 
 
 def merge(layers: list[Path], target: Path, prefix: str) -> None:
@@ -27,10 +27,10 @@ def merge(layers: list[Path], target: Path, prefix: str) -> None:
 
 def _merge(source: bytes, target: bytes, ours: str, links: dict[int, bytes]) -> None:
     names = sorted(os.listdir(source))
-    for name in [name for name in names if name.startswith(_WHITEOUT)]:
+    for name in [name for name in names if name.startswith(WHITEOUT)]:
         names.remove(name)
-        if name != _OPAQUE:
-            remove(os.path.join(target, name[len(_WHITEOUT) :]))
+        if name != OPAQUE:
+            remove(os.path.join(target, name[len(WHITEOUT) :]))
     for name in names:
         old, new = os.path.join(source, name), os.path.join(target, name)
         status = os.lstat(old)
@@ -38,7 +38,7 @@ def _merge(source: bytes, target: bytes, ours: str, links: dict[int, bytes]) -> 
             remove(new)
             continue
         directory = stat.S_ISDIR(status.st_mode)
-        if not directory or not _is_directory(new) or _opaque(old, ours):
+        if not directory or not _is_directory(new) or opaque(old, ours):
             remove(new)
         if directory:
             with contextlib.suppress(FileExistsError):
@@ -98,8 +98,9 @@ def _is_directory(path: bytes) -> bool:
     return os.path.isdir(path) and not os.path.islink(path)
 
 
-def _opaque(path: bytes, ours: str) -> bool:
-    if os.path.lexists(os.path.join(path, _OPAQUE)):
+def opaque(path: bytes, ours: str) -> bool:
+    """Does this directory of a layer hide what lower layers have in it? `ours` begins the names of overlay's xattrs."""
+    if os.path.lexists(os.path.join(path, OPAQUE)):
         return True
     try:
         return os.getxattr(path, ours + "opaque") == b"y"

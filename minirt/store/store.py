@@ -12,6 +12,7 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,13 +25,13 @@ from minirt.image.descriptor import Descriptor
 from minirt.image.digest import Digest
 from minirt.image.manifest import Manifest, load_json, parse
 from minirt.store.files import locked, write_atomic
-from minirt.store.layers import Layers, work
+from minirt.store.layers import Layers, remove_tree, work
 from minirt.store.layout import Layout
 from minirt.store.names import Named, Names
-from minirt.store.tree import remove
 from minirt.userns import IdMapping, detect
 
 VERSION = "1"
+_AGAIN = 5.0  # seconds
 _BATCH = 50  # paths one worker is told to remove: an argument has at most 128 KiB
 
 
@@ -69,6 +70,7 @@ class Store:
         self.root = root
         self.containers = root / "containers"
         self.layout = Layout(root / "oci")
+        self._tried = 0.0
         self.names = Names(self.layout)
         try:
             root.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -93,7 +95,7 @@ class Store:
     @cached_property
     def _rights(self) -> dict[str, Any]:
         """What was found out by trying. What works is remembered, until the next boot or a change of the user's ids;
-        what does not is tried again by each process, because the user may just have mended it."""
+        what does not is tried again by each process, and after `again`: the user may just have mended it."""
         if sys.platform != "linux":
             return {"ids": None, "overlay": False, "reason": "containers run on Linux only"}
         stamps = [os.stat(path).st_mtime_ns if os.path.exists(path) else 0 for path in ("/etc/subuid", "/etc/subgid")]
@@ -105,6 +107,7 @@ class Store:
             known: dict[str, Any] = json.loads(record.read_bytes())
             if known.get("key") == key:
                 return known
+        self._tried = time.monotonic()
         ids = detect()
         overlay: dict[str, Any] = {"works": False, "reason": "this machine refuses namespaces"}
         fuse = False
@@ -124,6 +127,13 @@ class Store:
             with self.using():
                 write_atomic(record, json.dumps(found).encode())
         return found
+
+    def again(self) -> None:
+        """Forget what did not work, where that is a while ago."""
+        rights = self.__dict__.get("_rights")
+        if rights and not rights["overlay"] and time.monotonic() - self._tried > _AGAIN:
+            for name in ("layers", "ids", "_rights"):
+                self.__dict__.pop(name, None)
 
     def _try(self, ids: IdMapping, action: str) -> dict[str, Any]:
         try:
@@ -206,7 +216,8 @@ class Store:
 
         Returns DiffIDs removed and bytes freed; does nothing while another process pulls or creates.
         """
-        layers = self.layers.folder  # before the lock: trying what this machine can do holds its other side
+        # Before the lock: trying what this machine can do holds its other side.
+        layers, ids = self.layers.folder, self.ids
         with locked(self.root / "gc.lock", wait=False) as alone:
             if alone is None:
                 return [], 0
@@ -220,15 +231,15 @@ class Store:
                 with contextlib.suppress(InvalidInput):  # not a layer's name: not ours
                     if (digest := Digest(f"sha{4 * len(path.name)}:{path.name}")) not in diff_ids:
                         gone.append(digest)
-            paths = [str(path) for path in (*self._leftovers(), *(layers / digest.hex for digest in gone))]
+            paths = [str(path) for path in (*self._leftovers(layers), *(layers / digest.hex for digest in gone))]
             for start in range(0, len(paths), _BATCH):
-                freed += work({"action": "remove", "paths": paths[start : start + _BATCH]}, self.ids)["bytes"]
+                freed += work({"action": "remove", "paths": paths[start : start + _BATCH]}, ids)["bytes"]
             for file in layers.glob("*.json"):
                 if not file.with_suffix("").exists():
                     file.unlink()
             return gone, freed
 
-    def _leftovers(self) -> list[Path]:
+    def _leftovers(self, layers: Path) -> list[Path]:
         """What killed processes left half written; only true while no other process writes (see `gc.lock`)."""
         half = (
             ".*.new",
@@ -236,7 +247,7 @@ class Store:
             ".trial-*",
             "oci/.*.new",
             "oci/blobs/*/.*.new",
-            f"layers/{self.layers.folder.name}/.*",
+            f"layers/{layers.name}/.*",
         )
         return [path for pattern in half for path in sorted(self.root.glob(pattern))]
 
@@ -260,9 +271,10 @@ class Store:
         for name in self.names.damaged():
             yield {"what": f"name {name[:200]}", "problem": "its entry in index.json is damaged"}
         left = []
+        layers = self.layers.folder  # before the lock, as in `sweep`
         with contextlib.suppress(OSError), locked(self.root / "gc.lock", wait=False) as alone:  # a read-only store
             if alone is not None:  # else they may be what another process is at right now
-                left = [f"{path.name[:13]} in {path.parent.name}" for path in self._leftovers()]
+                left = [f"{path.name[:13]} in {path.parent.name}" for path in self._leftovers(layers)]
                 left += [f"container {folder.name[:12]}" for folder in self.half_made()]
         for what in left:
             yield {"what": what, "problem": "half made: `minirt system prune` removes it"}
@@ -291,10 +303,7 @@ class Store:
     def remove_folder(self, folder: Path, ids: IdMapping | None) -> None:
         """Remove a container's folder, whoever owns its files; its record goes first, so half a removal shows."""
         (folder / "container.json").unlink(missing_ok=True)
-        if ids is not None and ids.rootless:
-            work({"action": "remove", "paths": [str(folder)]}, ids)
-        else:
-            remove(str(folder))
+        remove_tree(folder, ids)
 
 
 def _media_type(content: bytes) -> str:

@@ -23,7 +23,7 @@ MAX_SIZE = 1 << 62
 REGULAR, HARDLINK, SYMLINK, CHARACTER, BLOCK_DEVICE, DIRECTORY, FIFO = b"0", b"1", b"2", b"3", b"4", b"5", b"6"
 _REGULAR_TYPES = frozenset((b"0", b"\0", b"7", b"S"))
 _BODILESS = frozenset((HARDLINK, SYMLINK, CHARACTER, BLOCK_DEVICE, DIRECTORY, FIFO))
-_HEADER = struct.Struct("100s8s8s8s12s12s8s1s100s8s32s32s8s8s155s12x")
+HEADER = struct.Struct("100s8s8s8s12s12s8s1s100s8s32s32s8s8s155s12x")
 _ZERO = bytes(BLOCK)
 
 
@@ -215,7 +215,7 @@ def _set_sparse(entry: Entry, regions: list[tuple[int, int]], real_size: int) ->
 
 
 def _header(block: bytes) -> Entry:
-    name, mode, uid, gid, size, mtime, checksum, kind, link, magic, _, _, major, minor, prefix = _HEADER.unpack(block)
+    name, mode, uid, gid, size, mtime, checksum, kind, link, magic, _, _, major, minor, prefix = HEADER.unpack(block)
     stated = _number(checksum, "checksum")
     if sum(block) - sum(checksum) + 256 != stated:
         signed = sum(b - 256 if b > 127 else b for b in block[:148] + block[156:]) + 256

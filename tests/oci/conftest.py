@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -41,7 +42,9 @@ def runtime(request: pytest.FixtureRequest, image: Path) -> Iterator[Runtime]:
         gather(before)  # a container whose last process waits for us to ask how it ended does not end
         left = cleaned(with_state)
         linux.prctl(linux.PR_SET_CHILD_SUBREAPER, 0)
-        gather(before)
+        end = time.monotonic() + (2 if with_state.name == "crun" else 0)  # it does not wait for those it kills
+        while not gather(before) and time.monotonic() < end:
+            time.sleep(0.01)
         for pid in children().keys() - before:
             left.append(f"process {pid}: {Path(f'/proc/{pid}/cmdline').read_bytes()!r}")
             os.kill(pid, signal.SIGKILL)

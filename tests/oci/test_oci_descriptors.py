@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 from typing import Any
@@ -25,7 +26,7 @@ def test_only_the_standard_three(box: Any) -> None:
 def test_descriptors_of_the_caller_do_not_come_along(box: Any) -> None:
     one = box("ls", "/proc/self/fd")
     folder = os.open(one.bundle, os.O_RDONLY)
-    high = os.dup2(folder, 77)
+    high = fcntl.fcntl(folder, fcntl.F_DUPFD, 77)
     try:
         assert numbers(one.output(pass_fds=(folder, high))) == {0, 1, 2, 3}
     finally:
@@ -36,7 +37,7 @@ def test_descriptors_of_the_caller_do_not_come_along(box: Any) -> None:
 def test_nor_into_what_exec_runs(box: Any) -> None:
     one = box("sleep", "60").up()
     folder = os.open(one.bundle, os.O_RDONLY)
-    high = os.dup2(folder, 77)
+    high = fcntl.fcntl(folder, fcntl.F_DUPFD, 77)
     try:
         assert numbers(one.exec(one.id, "ls", "/proc/self/fd", pass_fds=(folder, high)).out) == {0, 1, 2, 3}
     finally:
@@ -67,7 +68,7 @@ def test_those_asked_for_are_passed(box: Any) -> None:
 def _with_descriptors(one: Any, given: list[int], *options: str, before: str = "") -> list[str]:
     """Run with these descriptors as 3, 4, …: a shell in between moves them there (and does `before`)."""
     one.write()
-    high = [os.dup2(fd, 60 + index) for index, fd in enumerate(given)]
+    high = [fcntl.fcntl(fd, fcntl.F_DUPFD, 60) for fd in given]
     moves = "".join(f"exec {3 + index}<&{fd} {fd}<&-; " for index, fd in enumerate(high))
     words = [*command(one.runtime.name), "--root", str(one.runtime.home / "root")]
     words += ["run", "--bundle", str(one.bundle), *options, one.id]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 from collections.abc import Iterator
@@ -29,6 +30,9 @@ def holder() -> Iterator[int]:
         (inner,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         yield int(inner)
         process.kill()
+        process.wait()
+        with contextlib.suppress(ChildProcessError):  # the inner one dies with it, and is ours then: we are subreaper
+            os.waitpid(int(inner), 0)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -12,6 +12,7 @@ from typing import Any
 
 from minirt import linux
 from minirt.errors import Conflict, InvalidInput, MinirtError, NotFound, Unsupported
+from minirt.runtime import state
 from minirt.runtime.cgroups import devices, hierarchy, resources
 
 _FREEZING = 10  # seconds until we give up
@@ -137,12 +138,13 @@ class Cgroup:
             self._move(folder, "cgroup.procs", pid)
 
     def _move(self, folder: str, file: str, pid: int) -> None:
+        number = str(state.local_pid(pid) if pid else 0)  # the kernel takes ours, systemd the machine's
         try:
-            hierarchy.write(folder, file, str(pid))
+            hierarchy.write(folder, file, number)
         except PermissionError as error:
             if not self.unit:
                 raise self._refused(folder, error) from error
-            self._manager().attach(self.bus, self.unit, pid or os.getpid())
+            self._manager().attach(self.bus, self.unit, pid or int(os.readlink("/proc/self")))
         except OSError as error:
             if error.errno != errno.EBUSY:
                 raise self._refused(folder, error) from error
@@ -150,7 +152,7 @@ class Cgroup:
             below = next((sub for sub in _tree(folder) if (hierarchy.read(sub, "cgroup.procs") or "").strip()), None)
             if below is None:
                 raise self._refused(folder, error) from error
-            self._try(hierarchy.write, below, file, str(pid))
+            self._try(hierarchy.write, below, file, number)
 
     def update(self, limits: dict[str, Any]) -> None:
         """Change what `limits` names and nothing else. Raises as `create`; what was set before an error stays set."""
@@ -222,8 +224,9 @@ class Cgroup:
         raise MinirtError(f"the container's processes did not stand still within {_FREEZING} s")
 
     def thaw(self) -> None:
-        """Let them go on; no error if they are not frozen."""
-        self._try(self._switch, False)
+        """Let them go on; no error if they are not frozen, nor where a removal was cut short."""
+        if self.frozen:
+            self._try(self._switch, False)
 
     def _switch(self, freeze: bool) -> None:
         if "freezer" in self.groups:
@@ -240,6 +243,8 @@ class Cgroup:
 
     def kill(self, signal: int) -> None:
         """Send every process the signal. With SIGKILL none is left alive, though they may fork or be frozen."""
+        if not self.groups:  # a scope that did not come to be
+            return
         if signal != signals.SIGKILL:
             with self._still():
                 self._signal(signal)

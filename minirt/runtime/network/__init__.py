@@ -106,8 +106,9 @@ def _no_bridge() -> str:
 def attach(root: StrPath, folder: StrPath, pid: int, settings: dict[str, Any]) -> dict[str, Any]:
     """Connect the created container to its network; what inspect shows, which is also kept in network-state.json.
 
-    `pid` is init's in the numbers of the mounted /proc; `settings`: `mode`, and perhaps `publish` (Publish as JSON),
-    `exposed` ("80/tcp"), `hostname`, `extra_hosts`. Ports stay reserved until `detach` or the end of this process.
+    `pid` is init's in the numbers of the mounted /proc (a plain user's has joined `slirp.namespace`); `settings`:
+    `mode`, and perhaps `publish` (Publish as JSON), `exposed` ("80/tcp"), `hostname`, `extra_hosts`. Ports stay
+    reserved until `detach` or the end of this process.
     All or nothing. Raises StartError.
     """
     from minirt.runtime.network import names, ports
@@ -126,9 +127,12 @@ def attach(root: StrPath, folder: StrPath, pid: int, settings: dict[str, Any]) -
     elif mode in dict(_PLAIN):
         from minirt.runtime.network import slirp
 
-        published, sockets = ports.reserve(published)
-        ports.close(sockets)  # asked for the words about a port that cannot be had; now the program takes it
-        _routers[folder] = getattr(slirp, mode)(folder, pid, published)
+        try:
+            published, sockets = ports.reserve(published)
+            ports.close(sockets)  # asked for the words about a port that cannot be had; now the program takes it
+            _routers[folder] = getattr(slirp, mode)(folder, published)
+        finally:
+            slirp.forget(folder)
     else:
         published = []
     found |= {"mode": mode, "Ports": ports.inspect(published, settings.get("exposed") or ())}

@@ -29,6 +29,7 @@ from minirt.runtime.network.netlink import Netlink, inside
 from minirt.runtime.network.ports import Publish
 
 _DEFAULT_ROOT = "/var/lib/minirt"
+_MACHINE = "/run/minirt"  # what all roots of the machine have in common
 # Private networks (RFC 1918), first those that cloud providers and other runtimes take last.
 _SUBNETS = [(172 << 24 | n << 16, 16) for n in range(30, 17, -1)]
 _SUBNETS += [(10 << 24 | n << 16, 16) for n in range(254, 199, -1)]
@@ -127,6 +128,8 @@ class _Bridge:
         # All our links carry one number: they go in one step, also those of which no lease knows.
         self.group = zlib.crc32(self.name.encode()) >> 1 | 1
         self._path = f"{root}/network.json"
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._path + ".new")  # of one who was killed as he wrote
         self.state = state.read_json(self._path) or {}
         self.leases: dict[str, dict[str, Any]] = self.state.get("leases", {})
         self.warnings: list[str] = []
@@ -155,18 +158,20 @@ class _Bridge:
             if self.leases:
                 return False
         self.links.delete(group=self.group)
-        routes = self.links.routes()
-        outside = next((index for _, length, index in routes if length == 0 and index), 0)
-        way_out = next((name for name, link in links.items() if link["index"] == outside), "")
-        network, length = _free_subnet(routes, self.name)
         self.leases = {}
-        self.state = {
-            "subnet": f"{_dotted(network)}/{length}", "gateway": _dotted(network + 1), "way_out": way_out,
-            "mtu": links[way_out]["mtu"] if way_out else 1500, "leases": self.leases, "ready": False,
-        }  # fmt: skip
-        self.write()
-        self.links.add_bridge(self.name, self.group, self.state["mtu"])
-        self.links.add_address(socket.if_nametoindex(self.name), struct.pack("!I", network + 1), length)
+        os.makedirs(_MACHINE, 0o700, exist_ok=True)
+        with process.locked(_MACHINE):  # of two roots that start at once, one sees what the other took
+            routes = self.links.routes()
+            outside = next((index for _, length, index in routes if length == 0 and index), 0)
+            way_out = next((name for name, link in links.items() if link["index"] == outside), "")
+            network, length = _free_subnet(routes)
+            self.state = {
+                "subnet": f"{_dotted(network)}/{length}", "gateway": _dotted(network + 1), "way_out": way_out,
+                "mtu": links[way_out]["mtu"] if way_out else 1500, "leases": self.leases, "ready": False,
+            }  # fmt: skip
+            self.write()
+            self.links.add_bridge(self.name, self.group, self.state["mtu"])
+            self.links.add_address(socket.if_nametoindex(self.name), struct.pack("!I", network + 1), length)
         _sysctl(f"ipv4/conf/{self.name}/route_localnet", "1")  # published ports answer to the machine's 127.0.0.1 too
         _sysctl(f"ipv6/conf/{self.name}/disable_ipv6", "1")
         if _sysctl("ipv4/ip_forward", "1"):
@@ -237,11 +242,9 @@ def _lives(process_: dict[str, Any]) -> bool:
     return bool(int(fields[19]) == process_["start_time"])
 
 
-def _free_subnet(routes: list[tuple[int, int, int]], name: str) -> tuple[int, int]:
-    """The first network that no route of the machine touches. Where to begin depends on the bridge's name: two roots
-    that start at once should not take the same."""
-    begin = 0 if name == "minirt0" else int(name[-6:], 16) % 13
-    for network, length in _SUBNETS[begin:] + _SUBNETS[:begin]:
+def _free_subnet(routes: list[tuple[int, int, int]]) -> tuple[int, int]:
+    """The first network that no route of the machine touches."""
+    for network, length in _SUBNETS:
         shifts = [(other, 32 - min(length, other_length)) for other, other_length, _ in routes if other_length]
         if not any(network >> shift == other >> shift for other, shift in shifts):
             return network, length

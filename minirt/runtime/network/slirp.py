@@ -6,6 +6,9 @@ No right over the machine's network is needed: the program stands in the machine
 other end of a tap device in the container's. pasta gives the container the machine's own addresses, slirp4netns a
 network of its own (10.0.2.0/24). Neither is let through to the machine's loopback. Both confine themselves (seccomp,
 an empty root). The program is a child of the shim in the shim's pid namespace: it cannot outlive it.
+It finds the network namespace at a path, not in /proc/PID/ns: until an init is its command nobody may look into it (it
+is not dumpable, and its memory was made outside of our user namespace, ptrace(2)), and pasta gives up most capabilities
+first. So the shim makes the namespace (`namespace`), and the container joins it.
 Sources: pasta(1), slirp4netns(1). Taught in chapter 08.
 """
 
@@ -26,36 +29,59 @@ from minirt.runtime.network.ports import Publish
 _ADDRESS = "10.0.2.100"  # what slirp4netns --configure gives
 
 
-def pasta(folder: str, pid: int, published: Sequence[Publish]) -> int:
-    """Start pasta for the network namespace of `pid`; its own pid, once all is set up. Raises StartError."""
-    record, namespace = f"{folder}/pasta.pid", f"{folder}/netns"
-    words = [_program("pasta"), "--quiet", "--config-net", "--no-map-gw", "--ns-ifname", "eth0", "--pid", record]
+def _place(folder: str) -> str:
+    """Where network namespaces lie: the one place where Debian's AppArmor profile lets pasta read them, if we can."""
+    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
+    return f"{runtime if os.path.isdir(runtime) else folder}/netns"
+
+
+def namespace(folder: str) -> str:
+    """Make a network namespace; its path, in our mount namespace. For a single-threaded process. Raises StartError."""
+    place = _place(folder)
+    os.makedirs(place, mode=0o700, exist_ok=True)
+    linux.mount("none", place, "tmpfs", linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC, "mode=0700")
+    open(f"{place}/minirt", "w").close()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            linux.unshare(linux.CLONE_NEWNET)
+            linux.mount("/proc/self/ns/net", f"{place}/minirt", None, linux.MS_BIND)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    if os.waitpid(pid, 0)[1]:
+        raise StartError("this machine refuses network namespaces: see `minirt doctor`")
+    return f"{place}/minirt"
+
+
+def forget(folder: str) -> None:
+    """Its processes keep the namespace from now on."""
+    place = _place(folder)
+    linux.umount(place, linux.MNT_DETACH)
+    if place.startswith(folder):
+        os.rmdir(place)
+
+
+def pasta(folder: str, published: Sequence[Publish]) -> int:
+    """Start pasta for the container's network namespace; its own pid, once all is set up. Raises StartError."""
+    words = [_program("pasta"), "--quiet", "--config-net", "--no-map-gw", "--ns-ifname", "eth0"]
+    words += ["--netns", f"{_place(folder)}/minirt", "--no-netns-quit", "--pid", "/proc/self/fd/1"]
     for flag, protocol in (("-t", "tcp"), ("-u", "udp")):
         specs = [_spec(one) for one in published if one.protocol == protocol]
         words += [word for spec in specs or ["none"] for word in (flag, spec)]
     words += ["-T", "none", "-U", "none", "--dns-forward", names.PASTA_DNS]
-    # pasta gives up most capabilities first, and may not look into /proc of one that has them: so by another path.
-    open(namespace, "w").close()
-    linux.mount(f"/proc/{pid}/ns/net", namespace, None, linux.MS_BIND)
-    try:
-        code, _, errors = process.run([*words, "--netns", namespace, "--no-netns-quit"])
-    finally:
-        linux.umount(namespace, linux.MNT_DETACH)
-        os.unlink(namespace)
+    code, number, errors = process.run(words)
     if code:
         raise StartError(f"pasta: {_told(errors)}")
-    with open(record, encoding="ascii") as file:
-        started = int(file.read())
-    os.unlink(record)
-    return started
+    return int(number)
 
 
 def _spec(one: Publish) -> str:
     return (f"{one.host_ip}/" if one.host_ip else "") + f"{one.host_port}:{one.container_port}"
 
 
-def slirp4netns(folder: str, pid: int, published: Sequence[Publish]) -> int:
-    """Start slirp4netns for the network namespace of `pid`; its own pid, once all is set up. Raises StartError."""
+def slirp4netns(folder: str, published: Sequence[Publish]) -> int:
+    """Start slirp4netns for the container's network namespace; its own pid, once all is set up. Raises StartError."""
     if any(":" in one.host_ip for one in published):
         raise StartError("slirp4netns publishes on IPv4 addresses only: give one, or install pasta (apt: passt)")
     _unlink(f"{folder}/slirp.sock")
@@ -63,7 +89,8 @@ def slirp4netns(folder: str, pid: int, published: Sequence[Publish]) -> int:
     api = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)  # a socket's path must be short, unix(7)
     words = [_program("slirp4netns"), "--configure", "--mtu=65520", "--disable-host-loopback"]
     words += ["--enable-sandbox", "--enable-seccomp", f"--ready-fd={tell}"]
-    words += ["--api-socket", f"/proc/self/fd/{api}/slirp.sock", str(pid), "eth0"]
+    words += ["--api-socket", f"/proc/self/fd/{api}/slirp.sock", "--netns-type=path"]
+    words += [f"{_place(folder)}/minirt", "eth0"]
     started, out, errors = process.start(words, keep=(tell, api))
     os.close(tell)
     try:

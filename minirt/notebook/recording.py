@@ -1,0 +1,137 @@
+"""`python -m minirt.notebook.recording NN`: record what a chapter's panels do, for machines where nothing can run.
+
+The chapter's cells are executed here, each button of each panel is pressed once, in order, and of each press that needs
+a container a take (take.py) is kept: its events, output and exit code with their times, in `recordings/NN.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import contextlib
+import io
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from minirt.errors import MinirtError
+from minirt.notebook import take
+from minirt.notebook.panel import Panel
+from minirt.notebook.press import Press
+from minirt.notebook.take import REAL, Moment, Take
+
+_LONG = 2.0  # seconds after which the recorder presses Stop
+
+
+def record(notebook: Path) -> list[Take]:
+    """The takes of a chapter, made in a store of its own. Raises MinirtError where a cell fails or nothing can run."""
+    from IPython.core.interactiveshell import InteractiveShell
+
+    shell = InteractiveShell.instance()
+    shell.reset(new_session=False)  # type: ignore[no-untyped-call]  # of a chapter before this one nothing stays
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    known: list[Panel] = []
+    takes: list[Take] = []
+    for cell in cells:
+        if cell["cell_type"] != "code":
+            continue
+        with contextlib.redirect_stdout(io.StringIO()):
+            result = shell.run_cell("".join(cell["source"]), store_history=False)  # type: ignore[no-untyped-call]
+        if not result.success:
+            raise MinirtError(f"{notebook.name}: cell {cell['id']}: {result.error_in_exec or result.error_before_exec}")
+        for value in [*shell.user_ns.values(), result.result]:
+            if isinstance(value, Panel) and not any(value is panel for panel in known):
+                known.append(value)
+                takes += _pressed(value)
+    return takes
+
+
+def _pressed(panel: Panel) -> Iterator[Take]:
+    """Press each button of a panel once."""
+    for button in panel.run:
+        stopped = 0.0
+        button.click()
+        count = len(panel.presses)
+        while button.disabled:
+            time.sleep(0.05)
+            this = panel.presses[-1] if panel.presses else None
+            if this and not stopped and _lasts(this):
+                stopped = time.monotonic()
+                panel.stop.click()
+        if len(panel.presses) < max(count, 1) or panel.presses[-1].recorded:
+            raise MinirtError(f"this machine cannot run containers, so nothing can be recorded: {panel.status.value}")
+        this = panel.presses[-1]
+        if this.command.verb not in REAL and (this.code is not None or _made(this)):
+            yield _take(this, panel.commands, stopped)
+
+
+def _lasts(this: Press) -> bool:
+    """Whether its container, or its command, has run for long."""
+    starts = [event.at for event in this.events if (event.box, event.action) == ("container", "start")]
+    begun = starts[0] if starts else None if this.command.followed else this.started
+    return begun is not None and this.ended is None and time.monotonic() - begun > _LONG
+
+
+def _made(this: Press) -> bool:
+    """Whether it came as far as a container."""
+    return any((event.box, event.action) == ("container", "create") for event in this.events)
+
+
+def _take(this: Press, panel: Sequence[str], stopped: float) -> Take:
+    asked = [
+        event.at
+        for event in this.events
+        if event[1:3] == ("client", "request") and str(event.detail.get("path")).startswith("/containers/create")
+    ]
+    begun = asked[-1] if asked else this.started
+    moments: list[Moment] = [
+        (event.at, (event.box, event.action, event.detail), "") for event in this.events if event.at >= begun
+    ]
+    moments += [(at, None, base64.b64encode(data).decode()) for at, data in this.chunks if at >= begun]
+    moments.sort(key=lambda moment: moment[0])
+    after = next((index for index, moment in enumerate(moments) if stopped and moment[0] >= stopped), -1)
+    return Take(
+        panel=tuple(panel),
+        command=" ".join(str(this.command).split()[1:]),
+        made=time.strftime("%Y-%m-%d", time.gmtime()),
+        code=this.code,
+        error=this.error,
+        stopped=after,
+        moments=tuple((round(at - begun, 4), event, data) for at, event, data in moments),
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    from minirt.notebook import lab
+
+    parser = argparse.ArgumentParser(prog="python -m minirt.notebook.recording", description=__doc__.split("\n")[0])
+    parser.add_argument("--into", type=Path, default=take.FOLDER, help="where the files go")
+    parser.add_argument("chapters", nargs="+", metavar="NN")
+    options = parser.parse_args(argv)
+    notebooks = lab.chapters()
+    for number in options.chapters:
+        if number not in notebooks:
+            print(f"no chapter {number!r}: there is {', '.join(notebooks)}", file=sys.stderr)
+            return 1
+        with tempfile.TemporaryDirectory(prefix="minirt-course-", ignore_cleanup_errors=True) as folder:
+            os.environ["MINIRT_COURSE"] = folder
+            try:
+                takes = record(notebooks[number])
+            except MinirtError as error:
+                print(error, file=sys.stderr)
+                return 1
+        options.into.mkdir(exist_ok=True)
+        lines = ",\n".join(json.dumps(asdict(each), ensure_ascii=False) for each in takes)
+        target = options.into / f"{number}.json"
+        target.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+        print(f"{target}: {len(takes)} takes")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,132 @@
+"""Every chapter in both languages, in a real JupyterLab: Run All, then every button there is, by the keyboard alone.
+
+A button must answer: its line says something else than before, what it started ends or can be stopped, and it can be
+pressed again. No error output, nothing of ours on the browser's console, nothing that axe-core finds. What the page
+looks like at its end is kept in screenshots/. Opened again, the saved page has words in place of what has no kernel.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("playwright.sync_api")
+from browsers import Lab, chromium, expect, menu, new_page, open_chapter, picture, running_lab, saved, violations
+from playwright.sync_api import TimeoutError
+
+from minirt.notebook.catalogue import Strings
+
+pytestmark = pytest.mark.slow
+FOLDER = Path(__file__).parent.parent / "notebooks"
+NOTEBOOKS = [
+    (lang, path.name[:2])
+    for lang, folder in (("en", FOLDER), ("ko", FOLDER / "ko"))
+    for path in sorted(folder.glob("[0-9][0-9]-*.ipynb"))
+]
+PATIENCE = 4.0  # seconds after which what a button started is stopped, where it can be
+ENDS = 60.0  # seconds that anything may take
+
+
+@pytest.fixture(scope="module")
+def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    with running_lab(tmp_path_factory.mktemp("learner"), request.param, True) as lab:
+        yield lab
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def page(browser: Any, request: pytest.FixtureRequest) -> Iterator[Any]:
+    page = new_page(browser)
+    failed = request.session.testsfailed
+    yield page
+    if request.session.testsfailed > failed:
+        picture(page, f"failed-{request.node.name}")
+    page.close()
+
+
+def ready(page: Any, cells: int) -> None:
+    """All cells have run."""
+    for _ in range(600):
+        counts = page.locator(".jp-CodeCell .jp-InputArea-prompt").all_inner_texts()
+        if len(counts) == cells and all(re.fullmatch(r"\[\d+\]:?", count.strip()) for count in counts):
+            return
+        page.wait_for_timeout(100)
+    pytest.fail(f"the cells did not all run: {counts}")
+
+
+def words(area: Any) -> str:
+    """What the area's lines say that a screen reader announces."""
+    return "\n".join(area.get_by_role("status").all_inner_texts())
+
+
+def press_all(page: Any, area: Any) -> int:
+    """Press each button of an output area once; how many there were. Stop is pressed where something does not end."""
+    buttons = area.get_by_role("button").element_handles()
+    done = 0
+    for button in buttons:
+        if not button.is_visible() or not button.is_enabled():  # one that is not wanted any more is not shown
+            continue
+        name = button.inner_text().strip()
+        if radios := button.query_selector_all("xpath=ancestor::fieldset//input[@type='radio']"):
+            radios[-1].focus()
+            page.keyboard.press("Space")
+        before = area.inner_text()
+        button.focus()
+        page.keyboard.press("Space")
+        waited = 0.0
+        while (area.inner_text() == before or not button.is_enabled()) and waited < ENDS:
+            page.wait_for_timeout(100)
+            waited += 0.1
+            if waited > PATIENCE and not button.is_enabled():
+                others = [other for other in buttons if other != button and other.is_visible() and other.is_enabled()]
+                for other in others[:1]:  # while one works: its Stop
+                    with contextlib.suppress(TimeoutError):  # it ended by itself just now
+                        other.click(timeout=500)
+        assert area.inner_text() != before, f"{name!r} was pressed and nothing was said: {before[:300]}"
+        assert button.is_enabled(), f"{name!r} did not come back: {words(area)}"
+        done += 1
+    return done
+
+
+@pytest.mark.parametrize("lab, number", NOTEBOOKS, indirect=["lab"])
+def test_every_button(page: Any, lab: Lab, number: str) -> None:
+    console: list[str] = []
+    page.on("pageerror", lambda error: console.append(str(error)))
+    path = lab.chapter(number)
+    cells = [c for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code"]
+    open_chapter(page, lab.address(path))
+    menu(page, "Run", "Run All Cells")
+    ready(page, len(cells))
+    areas = page.locator(".jp-CodeCell .jp-Cell-outputArea")
+    # The last cell has emptied the store: panels that need what an earlier cell made say so, and that is an answer too.
+    pressed = 0
+    for index in range(areas.count()):
+        area = areas.nth(index)
+        if area.get_by_role("button").count():
+            area.scroll_into_view_if_needed()
+            pressed += press_all(page, area)
+    assert pressed >= 3, "a chapter has a prediction, a panel and a quiz"
+    assert violations(page) == []
+    assert [line for line in console if "minirt" in line or "mrt" in line] == []
+    outputs = [output for c in saved(page, path)["cells"] for output in c.get("outputs", ())]
+    assert [output for output in outputs if output["output_type"] == "error"] == []
+    expect(
+        page.locator(".jp-Notebook .jp-RenderedText[data-mime-type='application/vnd.jupyter.stderr']")
+    ).to_have_count(0)
+    picture(page, f"{path.stem}-{lab.lang}")
+    assert "widget-view" not in path.read_text()
+    page.goto("about:blank")
+    open_chapter(page, lab.address(path))
+    expect(areas.get_by_text(Strings(lab.lang)("choice.fallback")).first).to_be_visible()
+    assert page.locator("text=/model not found/i").count() == 0

@@ -1,0 +1,198 @@
+"""Recordings: made from real presses, and played where no container can run; pulls are real there, too."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import learners
+import pytest
+
+from minirt.errors import MinirtError
+from minirt.notebook import Chapter, take
+from minirt.notebook.job import Command, Stopped
+from minirt.notebook.press import Press, outcome, story
+from minirt.notebook.take import Played, Take
+from minirt.trace import Events
+
+FILES = sorted(take.FOLDER.glob("*.json"))
+
+
+@pytest.fixture
+def chapter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Chapter]:
+    with learners.a_chapter(tmp_path, monkeypatch) as chapter:
+        yield chapter
+
+
+def facts(found: list[Take]) -> list[tuple[object, ...]]:
+    """What of takes is the same at each recording."""
+    return [
+        (each.panel, each.command, each.code, each.error, each.stopped >= 0,
+         [event[:2] for _at, event, _data in each.moments if event and event[0] in ("cache", "container")])
+        for each in found
+    ]  # fmt: skip
+
+
+def play(chapter: Chapter, words: str, found: Take | None) -> tuple[Played, bytearray]:
+    said = bytearray()
+    return Played(found, chapter.client(), Command.parse(words), said.extend, lambda message: None), said
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_recording_is_whole_and_tells_no_machines_paths(path: Path) -> None:
+    found = take.read(path)
+    assert found and not re.search("/(home|root|tmp|dev/shm|opt)/", path.read_text())
+    for each in found:
+        assert re.fullmatch(r"\d{4}-\d\d-\d\d", each.made) and (each.code is None) == bool(each.error)
+        assert [at for at, *_ in each.moments] == sorted(at for at, *_ in each.moments)
+        assert take.find(path.stem, each.panel, Command.parse(each.command)) is not None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_recording_a_chapter_again_gives_the_same(path: Path, tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "minirt.notebook.recording", f"--into={tmp_path}", path.stem]
+    result = subprocess.run(words, capture_output=True, text=True, timeout=200)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert facts(take.read(tmp_path / path.name)) == facts(take.read(path))
+
+
+def test_the_recorder_says_what_it_cannot_do() -> None:
+    words = [sys.executable, "-m", "minirt.notebook.recording", "99"]
+    result = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 1 and result.stderr.startswith("no chapter '99'") and result.stdout == ""
+
+
+def test_a_take_is_played_in_its_time_after_a_real_pull(chapter: Chapter) -> None:
+    found = take.find("04", ("run hello-world",), Command.parse("run hello-world"))
+    assert found and chapter.images() == []
+    played, said = play(chapter, "run hello-world", found)
+    begun = time.monotonic()
+    with Events() as events:
+        assert played.run() == 0
+        events.close()
+        heard = list(events)
+    assert time.monotonic() - begun >= found.moments[-1][0]
+    assert chapter.images() == ["hello-world:latest"]
+    assert (
+        said.startswith(b"Unable to find image 'hello-world:latest' locally\n") and b"Hello from a container!" in said
+    )
+    kinds = [(event.box, event.action) for event in heard]
+    assert (
+        kinds.index(("cache", "look-up")) < kinds.index(("registry", "exchange")) < kinds.index(("container", "start"))
+    )
+    again, said = play(chapter, "run hello-world", found)
+    again.run()
+    assert said.startswith(b"Hello from a container!")
+
+
+def test_stop_ends_a_take(chapter: Chapter) -> None:
+    learners.start(chapter, "pulls", "true")
+    found = take.find("04", (), Command.parse("run toolbox sleep 60"))
+    assert found and found.stopped > 0
+    played, _said = play(chapter, "run toolbox sleep 60", found)
+    threading.Timer(found.moments[found.stopped - 1][0] + 0.5, played.stop).start()
+    assert played.run() == 137 and played.stopping
+    moments = ((0.0, None, "YQ=="), (60.0, None, "Yg=="))
+    short, said = play(chapter, "ps", Take((), "ps", "2026-01-01", 0, "", -1, moments))
+    threading.Timer(0.2, short.stop).start()
+    with pytest.raises(Stopped):
+        short.run()
+    assert said == b"a"
+
+
+def test_an_image_that_a_take_made_is_in_no_registry(chapter: Chapter) -> None:
+    made = Take((), "run made-here", "2026-01-01", 4, "", -1, ((0.0, None, "YQ=="),))
+    played, said = play(chapter, "run made-here", made)
+    assert played.run() == 4 and b"made-here not found" in said and said.endswith(b"\na")
+    with pytest.raises(MinirtError, match="made-here not found"):
+        play(chapter, "run made-here", None)[0].run()
+
+
+def test_a_take_that_failed_fails(chapter: Chapter) -> None:
+    with pytest.raises(MinirtError, match="it was so"):
+        play(chapter, "ps", Take((), "ps", "2026-01-01", None, "it was so", -1, ()))[0].run()
+
+
+def test_what_needs_no_container_is_never_played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = ["pull hello-world", "images", "rmi hello-world", "history hello-world"]
+    rows = [asdict(Take((), words, "2026-01-01", 0, "", -1, ())) for words in [*real, "ps"]]
+    (tmp_path / "04.json").write_text(json.dumps(rows))
+    monkeypatch.setattr(take, "FOLDER", tmp_path)
+    for words in real:
+        assert take.find("04", (), Command.parse(words)) is None
+    assert take.find("04", (), Command.parse("ps")) and take.find("04", (), Command.parse("top nobody")) is None
+
+
+def test_the_page_says_that_it_is_a_recording(chapter: Chapter) -> None:
+    made = Press(Command.parse("ps"), [], ended=1.0, code=0, recorded="2026-01-02<b>")
+    line = "This machine cannot run containers: you see a recording made on 2026-01-02"
+    assert outcome(made, chapter.text).startswith(line)
+    assert f"{line}&lt;b&gt;" in story([made], chapter.text) and "<b>" not in story([made], chapter.text)
+    made.recorded = ""
+    assert "recording" not in outcome(made, chapter.text) + story([made], chapter.text)
+
+
+def test_a_damaged_recording_is_named(tmp_path: Path) -> None:
+    for text in ("", "[{}]", '[{"panel": []}]', "7"):
+        (tmp_path / "04.json").write_text(text)
+        with pytest.raises(MinirtError, match="the recording 04.json cannot be read"):
+            take.read(tmp_path / "04.json")
+
+
+PLAY = """
+import json, time
+def press(words, stop=False):
+    panel = chapter.panel(words)
+    panel.run[0].click()
+    while stop and "running" not in panel._map.value:
+        time.sleep(0.05)
+    if stop:
+        panel.stop.click()
+    panel.wait(60)
+    this = panel.presses[-1]
+    boxes = sorted({event.box for event in this.events})
+    print(json.dumps([panel.status.value, this.output.decode(), this.code, boxes, panel._story.value]))
+    assert not panel.run[0].disabled and panel.stop.disabled
+press("run hello-world")
+press("run hello-world")
+press("run toolbox sleep 60", stop=True)
+press("run hello-wrold")
+press("pull greeter:1.0")
+press("images --format {{.Repository}}")
+press("run greeter:1.0 nobody-recorded")
+"""
+
+
+@pytest.mark.slow
+def test_a_panel_where_nothing_can_run() -> None:
+    with learners.a_learner("refused") as run:
+        first, second, sleeper, typo, pulled, images, other = map(json.loads, run(PLAY).splitlines())
+    note = "This machine cannot run containers: you see a recording made on "
+    assert first[0].startswith(note) and "Done: exit code 0" in first[0] and note in first[4]
+    assert "HTTP exchanges with the registry" in first[0] and "Pull complete" in first[4]
+    assert "Unable to find image" in first[1] and "Hello from a container!" in first[1]
+    assert {"cache", "container", "registry"} <= set(first[3])
+    assert "everything came from the local cache" in second[0] and "registry" not in second[3]
+    assert "Stopped by you" in sleeper[0] and sleeper[2] == 137
+    assert "hello-wrold not found" in typo[0] and note not in typo[0]
+    assert pulled[2] == 0 and note not in pulled[0] and images[1].split() == ["greeter", "hello-world", "toolbox"]
+    assert "this machine cannot run containers" in other[0] and other[2] is None
+
+
+def test_where_containers_run_nothing_is_played(chapter: Chapter) -> None:
+    panel = chapter.panel("run hello-world")
+    panel.run[0].click()
+    panel.wait(60)
+    assert panel.presses[-1].recorded == "" and panel.presses[-1].code == 0
+    with chapter.client() as client:
+        assert len(client.containers(all=True)) == 1
+    assert os.environ["MINIRT_HUB"] == "embedded"
