@@ -176,14 +176,16 @@ def cell(page: Any, name: str) -> Any:
 
 
 def saved(page: Any, path: Path) -> dict[str, Any]:
-    """The notebook's file after Ctrl-S."""
+    """The notebook's file after Ctrl-S. Jupyter empties it and then writes: half a document is not yet it."""
     before = path.stat().st_mtime_ns
     page.keyboard.press("Control+s")
+    content = None
     for _ in range(100):
         if path.stat().st_mtime_ns != before:
-            break
+            with contextlib.suppress(json.JSONDecodeError):
+                content = json.loads(path.read_text())
+                break
         page.wait_for_timeout(100)
-    content = json.loads(path.read_text())
     assert isinstance(content, dict)
     return content
 

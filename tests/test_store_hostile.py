@@ -115,6 +115,15 @@ def test_a_worker_that_outlives_its_client_keeps_the_layer_locked(client: Client
         client.remove_image(name)
 
 
+def test_a_pull_whose_name_is_removed_at_its_last_word_has_succeeded(root: Path, hub: Scripted) -> None:
+    engine = Engine(root)
+    name = image(hub, "team/app", "1", [layer("base")])
+    for line in engine.pull(name):
+        if line and line["status"].startswith("Status: "):
+            engine.images.remove(name)
+    assert engine.images.summaries() == []
+
+
 def test_everything_at_once(client: Client, hub: Scripted) -> None:
     base = layer("base", 300_000)
     names = [image(hub, "team/app", str(n), [base, layer(f"top{n}", 50_000)]) for n in range(3)]

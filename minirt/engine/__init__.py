@@ -151,8 +151,8 @@ class Engine:
             if all_tags:
                 references = [Reference(reference.domain, reference.path, tag) for tag in sources.tags(reference)]
             for each in references:
-                yield from Pull(self.store, sources, each, wanted).run()
-                self.images.tell("pull", self.store.names.find(each.familiar).id, each.familiar, each.familiar_name)
+                image = yield from Pull(self.store, sources, each, wanted).run()
+                self.images.tell("pull", image, each.familiar, each.familiar_name)
 
     def version(self) -> SystemVersion:
         """GET /version."""

@@ -13,7 +13,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextvars import copy_context
 from typing import TYPE_CHECKING
 
@@ -52,8 +52,9 @@ class Pull:
         self._events: queue.SimpleQueue[CreateImageInfo | BaseException | None] = queue.SimpleQueue()
         self._stop = threading.Event()
 
-    def run(self) -> Iterator[CreateImageInfo | None]:
-        """Do it, yielding progress, and None where there is none for a while. Raises MinirtError."""
+    def run(self) -> Generator[CreateImageInfo | None, None, Digest]:
+        """Do it, yielding progress, and None where there is none for a while; returns the image's ID (its name may
+        be removed before anybody looks). Raises MinirtError."""
         reference, store = self._reference, self._store
         registry, found, note = self._sources.ask(reference, lambda r: r.manifest(reference.path, reference.target))
         if note:
@@ -71,6 +72,7 @@ class Pull:
         yield {"status": f"Digest: {target.digest}"}
         new = "Image is up to date" if before == target.digest else "Downloaded newer image"
         yield {"status": f"Status: {new} for {reference.familiar}"}
+        return named.id
 
     def _resolve(
         self, registry: Registry, content: bytes, media_type: str, digest: Digest
