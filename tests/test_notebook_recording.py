@@ -17,13 +17,14 @@ import learners
 import pytest
 
 from minirt.errors import MinirtError
-from minirt.notebook import Chapter, take
+from minirt.notebook import Chapter, take, walk
 from minirt.notebook.job import Command, Stopped
 from minirt.notebook.press import Press, outcome, story
 from minirt.notebook.take import Played, Take
 from minirt.trace import Events
 
 FILES = sorted(take.FOLDER.glob("*.json"))
+WALKS = sorted(walk.FOLDER.glob("*.json"))
 
 
 @pytest.fixture
@@ -56,6 +57,24 @@ def test_a_recording_is_whole_and_tells_no_machines_paths(path: Path) -> None:
         assert take.find(path.stem, each.panel, Command.parse(each.command)) is not None
 
 
+@pytest.mark.parametrize("path", WALKS, ids=lambda path: path.stem)
+def test_a_walk_is_whole_and_tells_no_machines_paths(path: Path) -> None:
+    found = walk.read(path)
+    assert found and not re.search("/(home|root|tmp|opt)/", path.read_text())
+    for each in found:
+        assert re.fullmatch(r"\d{4}-\d\d-\d\d", each.made) and walk.find(each.command) is not None
+        assert [stage.name for stage in each.stages] == ["create", "start", "end", "remove"]
+        assert each["create"].seen and each["create"].seen.read("config.json").startswith("{")
+        assert each["remove"].seen is None and each["end"].code is not None
+
+
+def same(found: list[walk.Walk]) -> list[tuple[object, ...]]:
+    """What of walks is the same at each recording."""
+    return [
+        (each.command, [(stage.name, stage.came, stage.output, stage.code) for stage in each.stages]) for each in found
+    ]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_recording_a_chapter_again_gives_the_same(path: Path, tmp_path: Path) -> None:
@@ -63,6 +82,10 @@ def test_recording_a_chapter_again_gives_the_same(path: Path, tmp_path: Path) ->
     result = subprocess.run(words, capture_output=True, text=True, timeout=200)
     assert result.returncode == 0, result.stdout + result.stderr
     assert facts(take.read(tmp_path / path.name)) == facts(take.read(path))
+    walks = "walks/" + path.name
+    assert (tmp_path / walks).exists() == (take.FOLDER / walks).exists()
+    if (tmp_path / walks).exists():
+        assert same(walk.read(tmp_path / walks)) == same(walk.read(take.FOLDER / walks))
 
 
 def test_the_recorder_says_what_it_cannot_do() -> None:
@@ -142,10 +165,11 @@ def test_the_page_says_that_it_is_a_recording(chapter: Chapter) -> None:
 
 
 def test_a_damaged_recording_is_named(tmp_path: Path) -> None:
-    for text in ("", "[{}]", '[{"panel": []}]', "7"):
+    for text in ("", "[{}]", '[{"panel": []}]', '[{"command": ["run"], "made": "", "stages": [{}]}]', "7"):
         (tmp_path / "04.json").write_text(text)
-        with pytest.raises(MinirtError, match="the recording 04.json cannot be read"):
-            take.read(tmp_path / "04.json")
+        for read in (take.read, walk.read):
+            with pytest.raises(MinirtError, match="the recording 04.json cannot be read"):
+                read(tmp_path / "04.json")
 
 
 PLAY = """
@@ -186,6 +210,55 @@ def test_a_panel_where_nothing_can_run() -> None:
     assert "hello-wrold not found" in typo[0] and note not in typo[0]
     assert pulled[2] == 0 and note not in pulled[0] and images[1].split() == ["greeter", "hello-world", "toolbox"]
     assert "this machine cannot run containers" in other[0] and other[2] is None
+
+
+STEPS = """
+import json, time
+def through(steps, last="remove"):
+    lines = []
+    while not steps.staged[last].over:
+        steps.next.click()
+        steps.wait(60)
+        lines.append(steps.status.value)
+    return [lines, steps._page.value, steps.staged.output.decode(), steps.staged.code]
+first = chapter.steps("run greeter:1.0", fresh=True)
+print(json.dumps(through(first)))
+first.over.click()
+first.wait(20)
+print(json.dumps([stage.state for stage in first.staged.stages]))
+print(json.dumps(through(first)))
+sleeper = chapter.steps("run toolbox sleep 60")
+print(json.dumps(through(sleeper, "start")))
+assert not sleeper.stop.disabled
+sleeper.stop.click()
+sleeper.wait(20)
+print(json.dumps([sleeper.status.value, sleeper.stop.disabled, sleeper.next.disabled]))
+other = chapter.steps("run toolbox nobody-recorded")
+other.next.click()
+other.wait(20)
+print(json.dumps(other.status.value))
+"""
+
+
+@pytest.mark.slow
+def test_step_mode_where_nothing_can_run() -> None:
+    with learners.a_learner("refused") as run:
+        first, again, second, sleeper, stopped, other = map(json.loads, run(STEPS).splitlines())
+    note = "This machine cannot run containers: you see a recording made on "
+    lines, page, output, code = first
+    assert [line.startswith(note) for line in lines] == [False, False, True, True, True, True]
+    assert "404" in lines[0] and "exit code 0" in lines[4] and "All stages are over" in lines[5]
+    assert output == "greeter 1.0 with greetlib 1.0.0: Hello, world\n" and code == 0
+    assert note in page and "POST /containers/create gave 201" in page
+    assert again == ["idle"] * 6
+    assert second[0][0].startswith(note) and "201: the image is in the local cache" in second[0][0]
+    assert "made it already" in second[0][1] and len(second[0]) == 5
+    assert "The command runs." in sleeper[0][-1] and "sleep 60 pid 1 inside" in sleeper[1]
+    assert "&quot;namespaces&quot;" in sleeper[1] and "overlay" in sleeper[1]
+    assert (
+        stopped[0].startswith(note) and "It was stopped: exit code 137" in stopped[0] and stopped[1:] == [True, False]
+    )
+    assert "failed" in other and "this machine cannot run containers" in other
 
 
 def test_where_containers_run_nothing_is_played(chapter: Chapter) -> None:

@@ -15,6 +15,8 @@ from minirt.errors import MinirtError, NotFound
 from minirt.notebook import process
 from minirt.notebook.process import Process
 
+_BYTES = 6000  # of a file shown
+
 
 @dataclass(frozen=True)
 class Figures:
@@ -28,12 +30,13 @@ class Figures:
 @dataclass(frozen=True)
 class Container:
     """`process` is None where none runs, or where it has just ended; `figures` None where nobody counts, and
-    `uncounted` says why."""
+    `uncounted` says why. `contents` are the files of its folder, by name, where it was recorded (walk.py)."""
 
     inspected: dict[str, Any]
     process: Process | None = None
     figures: Figures | None = None
     uncounted: str = ""
+    contents: dict[str, str] | None = None
 
     @property
     def name(self) -> str:
@@ -80,10 +83,19 @@ class Container:
 
     def files(self) -> list[str]:
         """What lies in its folder, sorted; empty where we may not look."""
+        if self.contents is not None:
+            return sorted(self.contents)
         try:
             return sorted(os.listdir(self.folder)) if self.folder else []
         except OSError:
             return []
+
+    def read(self, name: str) -> str:
+        """The beginning of a file of its folder. Raises OSError."""
+        if self.contents is not None:
+            return self.contents.get(name, "")
+        with open(os.path.join(self.folder, name), "rb") as file:
+            return file.read(_BYTES).decode(errors="replace")
 
 
 def look(client: Client, name: str) -> Container:

@@ -1,7 +1,8 @@
 """`python -m minirt.notebook.recording NN`: record what a chapter's panels do, for machines where nothing can run.
 
 The chapter's cells are executed here, each button of each panel is pressed once, in order, and of each press that needs
-a container a take (take.py) is kept: its events, output and exit code with their times, in `recordings/NN.json`.
+a container a take (take.py) is kept: its events, output and exit code with their times, in `recordings/NN.json`. Step
+mode is walked through, and each of its stages that needs a container is kept in `recordings/walks/NN.json` (walk.py).
 """
 
 from __future__ import annotations
@@ -16,27 +17,31 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from minirt.errors import MinirtError
-from minirt.notebook import take
+from minirt.notebook import take, walk
 from minirt.notebook.panel import Panel
 from minirt.notebook.press import Press
+from minirt.notebook.steps import Steps
 from minirt.notebook.take import REAL, Moment, Take
+from minirt.notebook.walk import Done, Walk
 
 _LONG = 2.0  # seconds after which the recorder presses Stop
 
 
-def record(notebook: Path) -> list[Take]:
-    """The takes of a chapter, made in a store of its own. Raises MinirtError where a cell fails or nothing can run."""
+def record(notebook: Path) -> tuple[list[Take], list[Walk]]:
+    """What a chapter's panels and steps do, in a store of its own. Raises MinirtError where a cell fails or nothing can
+    run."""
     from IPython.core.interactiveshell import InteractiveShell
 
     shell = InteractiveShell.instance()
     shell.reset(new_session=False)  # type: ignore[no-untyped-call]  # of a chapter before this one nothing stays
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    known: list[Panel] = []
+    known: list[Panel | Steps] = []
     takes: list[Take] = []
+    walks: list[Walk] = []
     for cell in cells:
         if cell["cell_type"] != "code":
             continue
@@ -45,10 +50,38 @@ def record(notebook: Path) -> list[Take]:
         if not result.success:
             raise MinirtError(f"{notebook.name}: cell {cell['id']}: {result.error_in_exec or result.error_before_exec}")
         for value in [*shell.user_ns.values(), result.result]:
-            if isinstance(value, Panel) and not any(value is panel for panel in known):
+            if isinstance(value, Panel | Steps) and not any(value is panel for panel in known):
                 known.append(value)
-                takes += _pressed(value)
-    return takes
+                if isinstance(value, Panel):
+                    takes += _pressed(value)
+                else:
+                    walks.append(_walked(value))
+    return takes, walks
+
+
+def _walked(steps: Steps) -> Walk:
+    """Go through its stages; then all is as before, but for the image."""
+    staged, done = steps.staged, []
+    while staged.next:
+        steps.next.click()
+        steps.wait(60)
+        stage = next(each for each in reversed(staged.stages) if each.state in ("done", "failed"))
+        if stage.state == "failed" or stage.recorded:
+            raise MinirtError(f"this machine cannot run containers, so nothing can be recorded: {steps.status.value}")
+        if stage.name in ("create", "start", "end", "remove"):
+            seen, output = walk.kept(stage.seen), staged.output.decode()
+            done.append(Done(
+                stage.name, stage.came, round(stage.ms, 1), tuple(stage.exchanges), output, staged.code, seen
+            ))  # fmt: skip
+    made = staged["ask" if staged["ask"].came == "found" else "create"]
+    done[0] = replace(done[0], came="created", ms=round(made.ms, 1), exchanges=tuple(made.exchanges[-1:]))
+    steps.over.click()
+    steps.wait(20)
+    return Walk(tuple(staged.command.words), _today(), tuple(done))
+
+
+def _today() -> str:
+    return time.strftime("%Y-%m-%d", time.gmtime())
 
 
 def _pressed(panel: Panel) -> Iterator[Take]:
@@ -98,7 +131,7 @@ def _take(this: Press, panel: Sequence[str], stopped: float) -> Take:
     return Take(
         panel=tuple(panel),
         command=" ".join(str(this.command).split()[1:]),
-        made=time.strftime("%Y-%m-%d", time.gmtime()),
+        made=_today(),
         code=this.code,
         error=this.error,
         stopped=after,
@@ -121,7 +154,7 @@ def main(argv: list[str] | None = None) -> int:
         with tempfile.TemporaryDirectory(prefix="minirt-course-", ignore_cleanup_errors=True) as folder:
             os.environ["MINIRT_COURSE"] = folder
             try:
-                takes = record(notebooks[number])
+                takes, walks = record(notebooks[number])
             except MinirtError as error:
                 print(error, file=sys.stderr)
                 return 1
@@ -130,6 +163,10 @@ def main(argv: list[str] | None = None) -> int:
         target = options.into / f"{number}.json"
         target.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
         print(f"{target}: {len(takes)} takes")
+        if walks:
+            target = options.into / walk.FOLDER.name / f"{number}.json"
+            walk.write(target, walks, Path(folder) / number)
+            print(f"{target}: {len(walks)} walks")
     return 0
 
 

@@ -23,7 +23,7 @@ from typing import Any
 
 from minirt.client import Client
 from minirt.errors import InvalidInput, MinirtError, NotFound
-from minirt.notebook import container, press
+from minirt.notebook import container, press, walk
 from minirt.notebook.container import Container
 from minirt.notebook.job import Command, Stopped
 from minirt.notebook.place import Place
@@ -38,7 +38,8 @@ _PATIENCE = 10.0  # seconds for the daemon to tell the end of what it has just s
 @dataclass
 class Stage:
     """`state` is idle, now, done, skipped or failed; `came` the key of what came of it, `error` what went wrong,
-    `seen` the container right after it."""
+    `seen` the container right after it. `recorded` is the day of the walk that was played instead, "" for the real
+    thing."""
 
     name: str
     state: str = "idle"
@@ -47,6 +48,7 @@ class Stage:
     ms: float = 0.0
     exchanges: list[tuple[str, str, int]] = field(default_factory=list)
     seen: Container | None = None
+    recorded: str = ""
 
     @property
     def over(self) -> bool:
@@ -70,6 +72,7 @@ class Staged:
         self.layers: dict[str, dict[str, Any]] = {}
         self.image: dict[str, Any] = {}
         self.seen: Container | None = None
+        self._walk: walk.Walk | None = None
         self._ended = threading.Event()
         self._ended.set()
 
@@ -101,29 +104,39 @@ class Staged:
         with Events() as events:
             try:
                 with self._place.client() as client:
-                    stage.came = self._do(stage.name, client, way, halt)
+                    stage.came = self._do(stage, client, way, halt)
                 stage.state = "done"
             except Stopped:
                 stage.state = "idle"
             except MinirtError as error:
                 stage.state, stage.error = "failed", str(error)
-            stage.ms = (time.monotonic() - begun) * 1000
             events.close()
             heard.extend(events)
-        stage.exchanges = [
-            (str(event.detail.get("method")), str(event.detail.get("path")), int(event.detail.get("status") or 0))
-            for event in heard
-            if (event.box, event.action) == ("client", "response")
-        ]
+        if not stage.recorded:
+            stage.ms = (time.monotonic() - begun) * 1000
+            stage.exchanges = [
+                (str(event.detail.get("method")), str(event.detail.get("path")), int(event.detail.get("status") or 0))
+                for event in heard
+                if (event.box, event.action) == ("client", "response")
+            ]
         if stage.came == "found":  # the same answer made the container
             self["pull"].state, self["pull"].came = "skipped", "skipped"
-        if stage.came == "runs" and self._ended.wait(_SHORT):
+        if stage.came == "runs" and not stage.recorded and self._ended.wait(_SHORT):
             stage.came = "ended"
         self._see(stage)
         return stage
 
-    def _do(self, name: str, client: Client, way: str, halt: threading.Event) -> str:
-        match name:
+    def _do(self, stage: Stage, client: Client, way: str, halt: threading.Event) -> str:
+        if stage.name in ("ask", "create") and not self.identity:  # where nothing can run, as it was recorded
+            self._walk = walk.find(self.command.words) if way == "refused" else None
+        if stage.name == "ask" and self._walk:
+            try:
+                self.image = client.inspect_image(self.command.image)
+            except NotFound:
+                return "missing"
+        if stage.name != "pull" and self._walk:
+            return self._play(stage)
+        match stage.name:
             case "ask":
                 try:
                     self._create(client, way)
@@ -151,6 +164,22 @@ class Staged:
             client.remove(self.identity)
             return "removed"
         return "gone"
+
+    def _play(self, stage: Stage) -> str:
+        """The stage as it went where it was recorded."""
+        assert self._walk
+        stage.recorded = self._walk.made
+        done = self._walk["create" if stage.name == "ask" else stage.name]
+        stage.seen = done.seen
+        if stage.name == "create" and self.identity:  # the answer to `ask` made it
+            return "made"
+        time.sleep(done.ms / 1000)
+        stage.ms, stage.exchanges = done.ms, list(done.exchanges)
+        self.output, self.code = done.output.encode(), done.code
+        if done.seen:
+            self.identity = str(done.seen.inspected["Id"])
+        (self._ended.clear if done.came == "runs" else self._ended.set)()
+        return "found" if stage.name == "ask" else done.came
 
     def _create(self, client: Client, way: str) -> None:
         body, name = self.command.request(way)
@@ -198,16 +227,19 @@ class Staged:
         with self._place.client() as client:
             with contextlib.suppress(MinirtError):  # not here yet, or no more
                 self.image = client.inspect_image(self.command.image)
-            if self.identity:
+            if stage.recorded:
+                self.seen = stage.seen
+            elif self.identity:
                 with contextlib.suppress(MinirtError):
                     self.seen = container.look(client, self.identity)
-                    self.name = self.seen.name
+        if self.seen:
+            self.name = self.seen.name
         stage.seen = self.seen
         self._changed()
 
     def undo(self) -> None:
         """Remove the container, whatever it does, and begin anew; the image stays. Raises MinirtError."""
-        if self.identity:
+        if self.identity and not self._walk:
             with self._place.client() as client, contextlib.suppress(NotFound):
                 client.remove(self.identity, force=True)
         self.reset()

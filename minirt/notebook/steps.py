@@ -14,7 +14,7 @@ from typing import Any
 from ipywidgets import HTML, Button, HBox, VBox
 
 from minirt.errors import MinirtError
-from minirt.notebook import card, machine, markup, pictures, press
+from minirt.notebook import card, machine, markup, pictures, press, walk
 from minirt.notebook.container import Container
 from minirt.notebook.job import Command
 from minirt.notebook.markup import Shown, esc
@@ -25,7 +25,6 @@ from minirt.notebook.worker import Worker
 
 _REDRAW = 0.1  # seconds between two drawings of a stage at work
 _SIGNS = {"idle": "\u25cb", "now": "\u25b6", "done": "\u2713", "skipped": "\u2013", "failed": "\u2717"}
-_BYTES = 6000  # of a file shown
 
 
 class Steps(Shown, VBox):  # type: ignore[misc]
@@ -97,6 +96,8 @@ class Steps(Shown, VBox):  # type: ignore[misc]
         if stage.state == "idle":
             return text("steps.halted", number=number)
         line = text("steps.did", number=number, ms=f"{stage.ms:.0f}", came=self._came(stage))
+        if stage.recorded:
+            line = f"{text('recording.shown', date=stage.recorded)} {line}"
         return line if self.staged.next else f"{line} {text('steps.all')}"
 
     def _came(self, stage: Stage) -> str:
@@ -123,7 +124,9 @@ class Steps(Shown, VBox):  # type: ignore[misc]
     def _draw(self) -> None:
         self._drawn = time.monotonic()
         staged, text = self.staged, self._text
-        parts = [self._stages(), *self._pictures()]
+        recorded = [stage.recorded for stage in staged.stages if stage.recorded]
+        note = f'<p><span class="note">{esc(text("recording.shown", date=recorded[0]))}</span></p>' if recorded else ""
+        parts = [note, self._stages(), *self._pictures()]
         if staged.layers and not staged["create"].over:
             parts.append(press.bars(dict(staged.layers), text))
         if staged.output:
@@ -184,7 +187,7 @@ class Steps(Shown, VBox):  # type: ignore[misc]
         if seen is None:
             return f"<p>{esc(text('steps.none'))}</p>"
         files = ", ".join(seen.files()) or text("steps.hidden")
-        shown = "".join(_file(seen, name, self._text) for name in ("rootfs.json", "config.json"))
+        shown = "".join(_file(seen, name, self._text) for name in walk.FILES)
         parts = [card.facts(seen, text), card.heading(text("steps.folder")), f"<p>{card.code(seen.folder or '?')}</p>"]
         return "".join([*parts, f"<p>{esc(files)}</p>", shown])
 
@@ -192,8 +195,7 @@ class Steps(Shown, VBox):  # type: ignore[misc]
 def _file(seen: Container, name: str, text: Any) -> str:
     """A file of the container's folder, to be opened."""
     try:
-        with open(os.path.join(seen.folder, name), "rb") as file:
-            data = file.read(_BYTES)
+        data = seen.read(name)
     except OSError as error:
         return f"<p>{esc(text('steps.unread', name=name, why=error.strerror))}</p>"
     summary = esc(text(f"steps.file.{name.partition('.')[0]}", name=name))
