@@ -68,6 +68,16 @@ def test_a_walk_is_whole_and_tells_no_machines_paths(path: Path) -> None:
         assert each["remove"].seen is None and each["end"].code is not None
 
 
+def test_cards_that_were_recorded() -> None:
+    assert {path.stem for path in walk.CARDS.glob("*.json")} == {"03", "06"}
+    for number in ("03", "06"):
+        made, box = walk.card(number, "box") or pytest.fail("not recorded")
+        assert re.fullmatch(r"\d{4}-\d\d-\d\d", made) and box.process and box.process.inside == 1
+        assert box.process.apart("pid") and box.figures and box.upper
+        assert not re.search("/(home|root|tmp|opt)/", (walk.CARDS / f"{number}.json").read_text())
+    assert walk.card("03", "nobody") is None and walk.card("04", "box") is None and walk.card("", "box") is None
+
+
 def same(found: list[walk.Walk]) -> list[tuple[object, ...]]:
     """What of walks is the same at each recording."""
     return [
@@ -84,6 +94,8 @@ def test_recording_a_chapter_again_gives_the_same(path: Path, tmp_path: Path) ->
     assert facts(take.read(tmp_path / path.name)) == facts(take.read(path))
     walks = "walks/" + path.name
     assert (tmp_path / walks).exists() == (take.FOLDER / walks).exists()
+    cards = "cards/" + path.name
+    assert (tmp_path / cards).exists() == (take.FOLDER / cards).exists()
     if (tmp_path / walks).exists():
         assert same(walk.read(tmp_path / walks)) == same(walk.read(take.FOLDER / walks))
 
@@ -233,6 +245,9 @@ assert not sleeper.stop.disabled
 sleeper.stop.click()
 sleeper.wait(20)
 print(json.dumps([sleeper.status.value, sleeper.stop.disabled, sleeper.next.disabled]))
+card = begin("03").card("box", "nobody")
+card.wait(20)
+print(json.dumps([card.status.value, card._card.value]))
 other = chapter.steps("run toolbox nobody-recorded")
 other.next.click()
 other.wait(20)
@@ -243,7 +258,7 @@ print(json.dumps(other.status.value))
 @pytest.mark.slow
 def test_step_mode_where_nothing_can_run() -> None:
     with learners.a_learner("refused") as run:
-        first, again, second, sleeper, stopped, other = map(json.loads, run(STEPS).splitlines())
+        first, again, second, sleeper, stopped, card, other = map(json.loads, run(STEPS).splitlines())
     note = "This machine cannot run containers: you see a recording made on "
     lines, page, output, code = first
     assert [line.startswith(note) for line in lines] == [False, False, True, True, True, True]
@@ -258,6 +273,8 @@ def test_step_mode_where_nothing_can_run() -> None:
     assert (
         stopped[0].startswith(note) and "It was stopped: exit code 137" in stopped[0] and stopped[1:] == [True, False]
     )
+    assert card[0].startswith(note) and note in card[1] and "nobody: there is no container of this name" in card[1]
+    assert "pid:[" in card[1] and "sleep" in card[1]
     assert "failed" in other and "this machine cannot run containers" in other
 
 

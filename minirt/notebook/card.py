@@ -14,7 +14,7 @@ from ipywidgets import HTML, Button, HBox, VBox
 
 from minirt import units
 from minirt.errors import NotFound
-from minirt.notebook import container, markup
+from minirt.notebook import container, markup, walk
 from minirt.notebook.catalogue import Strings
 from minirt.notebook.container import Container
 from minirt.notebook.markup import Shown, esc
@@ -29,7 +29,7 @@ class ContainerCard(Shown, VBox):  # type: ignore[misc]
 
     def __init__(self, *containers: str, place: Place | None = None) -> None:
         self._place = place or Place()
-        self._names, self._looks = containers, 0
+        self.containers, self._looks = containers, 0
         text = self._text = self._place.text
         self.look_again = Button(description=text("card.again"), button_style="primary", layout={"width": "auto"})
         self.look_again.on_click(lambda _button: self.click())
@@ -56,18 +56,25 @@ class ContainerCard(Shown, VBox):  # type: ignore[misc]
 
     def _look(self) -> str:
         self._looks += 1
-        parts, running = [], 0
+        parts, running, note = [], 0, ""
+        way = self._place.way()
         with self._place.client() as client:
-            for name in self._names:
+            for name in self.containers:
+                recorded = walk.card(self._place.number, name) if way == "refused" else None
                 try:
-                    found = container.look(client, name)
+                    made, found = recorded or ("", container.look(client, name))
                 except NotFound:
                     parts.append(heading(self._text("card.unknown", name=name)))
-                else:
-                    running += found.process is not None
-                    parts.append(facts(found, self._text))
+                    continue
+                running += found.process is not None
+                shown = facts(found, self._text)
+                if made:
+                    note = self._text("recording.shown", date=made)
+                    shown = f'<p><span class="note">{esc(note)}</span></p>{shown}'
+                parts.append(shown)
         self._card.value = f'<div class="mrt">{"<hr>".join(parts)}</div>'
-        return self._text("card.looked", look=self._looks, running=running, all=len(self._names))
+        line = self._text("card.looked", look=self._looks, running=running, all=len(self.containers))
+        return f"{note} {line}" if note else line
 
 
 def heading(line: str) -> str:

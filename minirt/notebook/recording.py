@@ -2,7 +2,8 @@
 
 The chapter's cells are executed here, each button of each panel is pressed once, in order, and of each press that needs
 a container a take (take.py) is kept: its events, output and exit code with their times, in `recordings/NN.json`. Step
-mode is walked through, and each of its stages that needs a container is kept in `recordings/walks/NN.json` (walk.py).
+mode is walked through, and each of its stages that needs a container is kept in `recordings/walks/NN.json` (walk.py);
+what cards see, in `recordings/cards/NN.json`.
 """
 
 from __future__ import annotations
@@ -17,12 +18,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from minirt.errors import MinirtError
-from minirt.notebook import take, walk
+from minirt.errors import MinirtError, NotFound
+from minirt.notebook import container, take, walk
+from minirt.notebook.card import ContainerCard
+from minirt.notebook.container import Container
 from minirt.notebook.panel import Panel
+from minirt.notebook.place import Place
 from minirt.notebook.press import Press
 from minirt.notebook.steps import Steps
 from minirt.notebook.take import REAL, Moment, Take
@@ -31,17 +35,25 @@ from minirt.notebook.walk import Done, Walk
 _LONG = 2.0  # seconds after which the recorder presses Stop
 
 
-def record(notebook: Path) -> tuple[list[Take], list[Walk]]:
-    """What a chapter's panels and steps do, in a store of its own. Raises MinirtError where a cell fails or nothing can
-    run."""
+@dataclass
+class Recorded:
+    """`seen` are the containers that cards looked at, by name."""
+
+    takes: list[Take] = field(default_factory=list)
+    walks: list[Walk] = field(default_factory=list)
+    seen: dict[str, Container] = field(default_factory=dict)
+
+
+def record(notebook: Path) -> Recorded:
+    """What a chapter's panels, steps and cards do, in a store of its own. Raises MinirtError where a cell fails or
+    nothing can run."""
     from IPython.core.interactiveshell import InteractiveShell
 
     shell = InteractiveShell.instance()
     shell.reset(new_session=False)  # type: ignore[no-untyped-call]  # of a chapter before this one nothing stays
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    known: list[Panel | Steps] = []
-    takes: list[Take] = []
-    walks: list[Walk] = []
+    known: list[Panel | Steps | ContainerCard] = []
+    found = Recorded()
     for cell in cells:
         if cell["cell_type"] != "code":
             continue
@@ -50,13 +62,27 @@ def record(notebook: Path) -> tuple[list[Take], list[Walk]]:
         if not result.success:
             raise MinirtError(f"{notebook.name}: cell {cell['id']}: {result.error_in_exec or result.error_before_exec}")
         for value in [*shell.user_ns.values(), result.result]:
-            if isinstance(value, Panel | Steps) and not any(value is panel for panel in known):
-                known.append(value)
-                if isinstance(value, Panel):
-                    takes += _pressed(value)
-                else:
-                    walks.append(_walked(value))
-    return takes, walks
+            if not isinstance(value, Panel | Steps | ContainerCard) or any(value is each for each in known):
+                continue
+            known.append(value)
+            if isinstance(value, Panel):
+                found.takes += _pressed(value)
+            elif isinstance(value, Steps):
+                found.walks.append(_walked(value))
+            else:
+                found.seen |= _seen(shell.user_ns["chapter"], value)
+    return found
+
+
+def _seen(place: Place, card: ContainerCard) -> dict[str, Container]:
+    """What the card shows of the containers that are here."""
+    card.wait(20)
+    found = {}
+    with place.client() as client:
+        for name in card.containers:
+            with contextlib.suppress(NotFound):
+                found[name] = walk.kept(container.look(client, name), files=())
+    return found
 
 
 def _walked(steps: Steps) -> Walk:
@@ -69,7 +95,8 @@ def _walked(steps: Steps) -> Walk:
         if stage.state == "failed" or stage.recorded:
             raise MinirtError(f"this machine cannot run containers, so nothing can be recorded: {steps.status.value}")
         if stage.name in ("create", "start", "end", "remove"):
-            seen, output = walk.kept(stage.seen), staged.output.decode()
+            seen = stage.seen and walk.kept(stage.seen)
+            output = staged.output.decode()
             done.append(Done(
                 stage.name, stage.came, round(stage.ms, 1), tuple(stage.exchanges), output, staged.code, seen
             ))  # fmt: skip
@@ -154,19 +181,20 @@ def main(argv: list[str] | None = None) -> int:
         with tempfile.TemporaryDirectory(prefix="minirt-course-", ignore_cleanup_errors=True) as folder:
             os.environ["MINIRT_COURSE"] = folder
             try:
-                takes, walks = record(notebooks[number])
+                found = record(notebooks[number])
             except MinirtError as error:
                 print(error, file=sys.stderr)
                 return 1
         options.into.mkdir(exist_ok=True)
-        lines = ",\n".join(json.dumps(asdict(each), ensure_ascii=False) for each in takes)
-        target = options.into / f"{number}.json"
-        target.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
-        print(f"{target}: {len(takes)} takes")
-        if walks:
-            target = options.into / walk.FOLDER.name / f"{number}.json"
-            walk.write(target, walks, Path(folder) / number)
-            print(f"{target}: {len(walks)} walks")
+        lines = ",\n".join(json.dumps(asdict(each), ensure_ascii=False) for each in found.takes)
+        name, root = f"{number}.json", Path(folder) / number
+        (options.into / name).write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+        if found.walks:
+            walk.write(options.into / walk.FOLDER.name / name, found.walks, root)
+        if found.seen:
+            walk.write_cards(options.into / walk.CARDS.name / name, _today(), found.seen, root)
+        count = f"{len(found.takes)} takes, {len(found.walks)} walks, {len(found.seen)} containers of cards"
+        print(f"{options.into / name}: {count}")
     return 0
 
 

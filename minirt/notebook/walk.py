@@ -1,7 +1,8 @@
 """A walk: a run that step mode did where containers run, stage by stage, for machines where nothing can run.
 
 `recordings/walks/NN.json` holds a chapter's walks (recording.py makes them), one a line. What needs no container is
-done for real there, too: the question whether the image is here, and the pull. Played in chapter 06.
+done for real there, too: the question whether the image is here, and the pull. `recordings/cards/NN.json` holds the
+containers that the chapter's cards looked at. Played in chapters 03 and 06.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from minirt.notebook.container import Container, Figures
 from minirt.notebook.process import Mount, Namespace, Process
 
 FOLDER = Path(__file__).with_name("recordings") / "walks"
+CARDS = FOLDER.with_name("cards")
 FILES = ("rootfs.json", "config.json")  # of a container's folder, which step mode opens
 _KEYS = ("Id", "Name", "State", "Path", "Args", "Driver", "GraphDriver", "BundlePath", "SizeRw")
 _LIMITS = ("Memory", "CpuQuota", "CpuPeriod", "NanoCpus", "PidsLimit")
@@ -66,18 +68,39 @@ def find(command: Sequence[str]) -> Walk | None:
 def write(path: Path, walks: Sequence[Walk], root: Path) -> None:
     """Keep walks; `root`, where their containers were made, is told by a general name."""
     lines = ",\n".join(json.dumps(asdict(walk), ensure_ascii=False) for walk in walks)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"[\n{lines}\n]\n".replace(str(root), "/var/lib/minirt"), encoding="utf-8")
+    _keep(path, f"[\n{lines}\n]\n", root)
 
 
-def kept(seen: Container | None) -> Container | None:
-    """The container with what step mode shows of it, and no more: its folder will be gone."""
-    if seen is None:
+def card(number: str, name: str) -> tuple[str, Container] | None:
+    """The day it was recorded, and a container as a card of that chapter saw it; None where none did. Raises
+    MinirtError where the recording is damaged."""
+    path = CARDS / f"{number}.json"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return (str(found["made"]), _container(found["seen"][name])) if name in found["seen"] else None
+    except FileNotFoundError:
         return None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise MinirtError(f"the recording {path.name} cannot be read: {error}") from error
+
+
+def write_cards(path: Path, made: str, seen: dict[str, Container], root: Path) -> None:
+    """Keep what cards saw, by the containers' names; `made` is a day as YYYY-MM-DD."""
+    rows = {name: asdict(container) for name, container in seen.items()}
+    _keep(path, json.dumps({"made": made, "seen": rows}, ensure_ascii=False) + "\n", root)
+
+
+def _keep(path: Path, text: str, root: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text.replace(str(root), "/var/lib/minirt"), encoding="utf-8")
+
+
+def kept(seen: Container, files: Sequence[str] = FILES) -> Container:
+    """The container with what is shown of it, and no more: its folder will be gone."""
     inspected = {key: seen.inspected.get(key) for key in _KEYS}
     inspected["HostConfig"] = {key: seen.inspected["HostConfig"].get(key) for key in _LIMITS}
     there = seen.files()
-    contents = {name: seen.read(name) if name in FILES else "" for name in there}
+    contents = {name: seen.read(name) if name in files else "" for name in there}
     return Container(inspected, seen.process, seen.figures, seen.uncounted, contents)
 
 
