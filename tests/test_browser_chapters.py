@@ -1,8 +1,9 @@
 """Every chapter in both languages, in a real JupyterLab: Run All, then every button there is, by the keyboard alone.
 
 A button must answer: its line says something else than before, what it started ends or can be stopped, and it can be
-pressed again. No error output, nothing of ours on the browser's console, nothing that axe-core finds. What the page
-looks like at its end is kept in screenshots/. Opened again, the saved page has words in place of what has no kernel.
+pressed again. No error output, nothing of ours on the browser's console, nothing that axe-core finds, in the light and
+the dark theme. What the page looks like at its end is kept in screenshots/. After a restart of the kernel each
+widget says that its cell is to be run again, and offers no dead button; opened again, the saved page has words instead.
 """
 
 from __future__ import annotations
@@ -99,6 +100,27 @@ def press_all(page: Any, area: Any) -> int:
     return done
 
 
+def theme(page: Any, name: str) -> None:
+    page.get_by_role("menuitem", name="Settings", exact=True).click()
+    page.locator(".lm-Menu-item", has_text="Theme").first.hover()
+    page.locator(".lm-Menu-item", has_text=re.compile(f"^{name}$")).click()
+    light = str(name.endswith("Light")).lower()
+    expect(page.locator(f"body[data-jp-theme-light='{light}']")).to_be_attached()
+
+
+def restarted(page: Any, areas: Any, notice: str) -> None:
+    """Restart the kernel: where buttons were, a line says what to do, and none is left."""
+    buttons = areas.get_by_role("button")
+    with_buttons = [index for index in range(areas.count()) if areas.nth(index).get_by_role("button").count()]
+    menu(page, "Kernel", "Restart Kernel…")
+    page.get_by_role("dialog").get_by_role("button", name="Confirm Kernel Restart").click()
+    expect(page.locator(".jupyter-widgets-disconnected").first).to_be_attached(timeout=30_000)
+    expect(buttons).to_have_count(0)
+    said = "e => [...e.querySelectorAll('*')].map(each => getComputedStyle(each, '::before').content)"
+    for index in with_buttons:
+        assert f'"{notice}"' in areas.nth(index).evaluate(said), areas.nth(index).inner_text()
+
+
 @pytest.mark.parametrize("lab, number", NOTEBOOKS, indirect=["lab"])
 def test_every_button(page: Any, lab: Lab, number: str) -> None:
     console: list[str] = []
@@ -118,6 +140,10 @@ def test_every_button(page: Any, lab: Lab, number: str) -> None:
             pressed += press_all(page, area)
     assert pressed >= 3, "a chapter has a prediction, a panel and a quiz"
     assert violations(page) == []
+    theme(page, "JupyterLab Dark")
+    assert violations(page) == []
+    picture(page, f"{path.stem}-{lab.lang}-dark")
+    theme(page, "JupyterLab Light")
     assert [line for line in console if "minirt" in line or "mrt" in line] == []
     outputs = [output for c in saved(page, path)["cells"] for output in c.get("outputs", ())]
     assert [output for output in outputs if output["output_type"] == "error"] == []
@@ -126,6 +152,7 @@ def test_every_button(page: Any, lab: Lab, number: str) -> None:
     ).to_have_count(0)
     picture(page, f"{path.stem}-{lab.lang}")
     assert "widget-view" not in path.read_text()
+    restarted(page, areas, Strings(lab.lang)("again"))
     page.goto("about:blank")
     open_chapter(page, lab.address(path))
     expect(areas.get_by_text(Strings(lab.lang)("choice.fallback")).first).to_be_visible()

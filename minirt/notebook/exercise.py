@@ -5,15 +5,16 @@ A check never raises, so a page runs to its end with every exercise undone.
 
 from __future__ import annotations
 
-import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ipywidgets import Button, VBox
+from ipywidgets import HTML, Button, VBox
 
 from minirt.errors import MinirtError
+from minirt.notebook import markup
 from minirt.notebook.advice import advice
 from minirt.notebook.markup import Shown, esc
 from minirt.notebook.status import Status
+from minirt.notebook.worker import Worker
 
 if TYPE_CHECKING:
     from minirt.notebook.chapter import Chapter
@@ -40,29 +41,23 @@ class Exercise(Shown, VBox):  # type: ignore[misc]
     def __init__(self, chapter: Chapter, name: str) -> None:
         with chapter.client() as client:
             chapter.tasks[name].stage(client)
-        self._chapter, self._name = chapter, name
-        self._thread: threading.Thread | None = None
-        self.button = Button(
-            description=chapter.text("exercise.check"), button_style="primary", layout={"width": "auto"}
-        )
-        self.button.on_click(self._press)
+        self._check = lambda: check(chapter, name)
+        text = chapter.text
+        self.button = Button(description=text("exercise.check"), button_style="primary", layout={"width": "auto"})
+        self.button.on_click(lambda _button: self._begin())
         self.status = Status()
-        super().__init__([self.button, self.status])
-        self.plain = chapter.text("exercise.fallback", name=name)
+        self._worker = Worker(text, self.status, self._enable, listens=False)
+        super().__init__([HTML(markup.style(text("again"))), self.button, self.status])
+        self.add_class("mrt-panel")
+        self.plain = text("exercise.fallback", name=name)
         self.page = f"<p><em>{esc(self.plain)}</em></p>"
 
-    def _press(self, _button: Any) -> None:
-        self.button.disabled = True
-        self._thread = threading.Thread(target=self._look, daemon=True)
-        self._thread.start()
+    def _begin(self) -> None:
+        self._worker.begin(self._check)
 
-    def _look(self) -> None:
-        try:
-            self.status.value = check(self._chapter, self._name)
-        finally:
-            self.button.disabled = False
+    def _enable(self, idle: bool) -> None:
+        self.button.disabled = not idle
 
     def wait(self, timeout: float | None = None) -> None:
-        """Until the check at work, if any, has answered."""
-        if self._thread:
-            self._thread.join(timeout)
+        """Until the check at work, if any, has answered. Raises TimeoutError."""
+        self._worker.wait(timeout)
