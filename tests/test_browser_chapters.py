@@ -4,11 +4,13 @@ A button must answer: its line says something else than before, what it started 
 pressed again. No error output, nothing of ours on the browser's console, nothing that axe-core finds, in the light and
 the dark theme. What the page looks like at its end is kept in screenshots/. After a restart of the kernel each
 widget says that its cell is to be run again, and offers no dead button; opened again, the saved page has words instead.
+The folded solution, put into the learner's cell, satisfies the exercise.
 """
 
 from __future__ import annotations
 
 import contextlib
+import html
 import json
 import re
 from collections.abc import Iterator
@@ -121,6 +123,36 @@ def restarted(page: Any, areas: Any, notice: str) -> None:
         assert f'"{notice}"' in areas.nth(index).evaluate(said), areas.nth(index).inner_text()
 
 
+def solution(path: Path) -> str:
+    """What the chapter's folded solution says to put into the learner's own cell."""
+    cells = {cell["id"]: "".join(cell["source"]) for cell in json.loads(path.read_text())["cells"]}
+    folded = cells["exercise-hints"].rpartition("<summary>")[2].partition("</code>. ")[0]
+    if block := re.search("<pre>(.*?)</pre>", folded, re.DOTALL):
+        return f"{html.unescape(block[1])}\n\n{cells['exercise-yours'].splitlines()[-1]}"
+    lines = [line for line in re.findall("<code>(.*?)(?:</code>|$)", folded) if "minirt " in line]
+    assert lines
+    return "\n".join(["%%sh", *map(html.unescape, lines)])
+
+
+def solved(page: Any, path: Path, answer: str, right: str) -> None:
+    """Put the answer into the learner's cell, run all but the last cell, press the exercise's button: it is right."""
+    cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
+    ids = [cell["id"] for cell in cells]
+    code = page.locator(".jp-CodeCell")
+    code.nth(ids.index("exercise-yours")).locator(".cm-content").click()
+    page.keyboard.press("Control+a")
+    page.keyboard.insert_text(answer)
+    code.nth(len(ids) - 1).locator(".jp-InputArea-prompt").click()
+    menu(page, "Run", "Run All Above Selected Cell")
+    area = code.nth(ids.index("exercise")).locator(".jp-Cell-outputArea")
+    expect(code.nth(ids.index("exercise-check")).locator(".jp-Cell-outputArea")).to_contain_text(right, timeout=90_000)
+    button = area.get_by_role("button").first
+    expect(button).to_be_enabled()
+    button.focus()
+    page.keyboard.press("Space")
+    expect(area.get_by_role("status")).to_contain_text(right, timeout=30_000)
+
+
 @pytest.mark.parametrize("lab, number", NOTEBOOKS, indirect=["lab"])
 def test_every_button(page: Any, lab: Lab, number: str) -> None:
     console: list[str] = []
@@ -153,6 +185,8 @@ def test_every_button(page: Any, lab: Lab, number: str) -> None:
     picture(page, f"{path.stem}-{lab.lang}")
     assert "widget-view" not in path.read_text()
     restarted(page, areas, Strings(lab.lang)("again"))
+    if lab.lang == "en":
+        solved(page, path, solution(path), Strings(lab.lang)("exercise.right", reason="").strip())
     page.goto("about:blank")
     open_chapter(page, lab.address(path))
     expect(areas.get_by_text(Strings(lab.lang)("choice.fallback")).first).to_be_visible()
