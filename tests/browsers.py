@@ -151,10 +151,17 @@ def page(request: pytest.FixtureRequest) -> Iterator[Any]:
                 picture(page, request.node.name)
 
 
-def picture(page: Any, name: str) -> None:
-    """Keep what the page shows, as screenshots/NAME.png."""
+def picture(page: Any, name: str, whole: bool = False) -> None:
+    """Keep what the page shows, as screenshots/NAME.png; `whole`: the notebook from its first cell to its last."""
     SCREENSHOTS.mkdir(exist_ok=True)
+    before = page.viewport_size
+    if whole:
+        high = page.locator(".jp-WindowedPanel-outer").evaluate("e => e.scrollHeight")
+        page.set_viewport_size({"width": before["width"], "height": min(high + 200, 16_000)})
+        page.wait_for_timeout(300)  # it is drawn anew
     page.screenshot(path=SCREENSHOTS / f"{re.sub('[^0-9A-Za-z_-]+', '-', name)}.png")
+    if whole:
+        page.set_viewport_size(before)
 
 
 def open_chapter(page: Any, address: str) -> None:

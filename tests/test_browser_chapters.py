@@ -182,7 +182,7 @@ def test_every_button(page: Any, lab: Lab, number: str) -> None:
     expect(
         page.locator(".jp-Notebook .jp-RenderedText[data-mime-type='application/vnd.jupyter.stderr']")
     ).to_have_count(0)
-    picture(page, f"{path.stem}-{lab.lang}")
+    picture(page, f"{path.stem}-{lab.lang}", whole=True)
     assert "widget-view" not in path.read_text()
     restarted(page, areas, Strings(lab.lang)("again"))
     if lab.lang == "en":
