@@ -69,8 +69,8 @@ class Lab:
     lang: str
 
     def address(self, path: Path, kind: str = "lab/tree") -> str:
-        """Of a file of the copy; `kind` is `notebooks` for Notebook 7."""
-        return f"{self.url}/{kind}/{path.relative_to(self.folder).as_posix()}?token={TOKEN}"
+        """Of a file of the copy, alone in its window; `kind` is `notebooks` for Notebook 7."""
+        return f"{self.url}/{kind}/{path.relative_to(self.folder).as_posix()}?token={TOKEN}&reset"
 
     def chapter(self, number: str) -> Path:
         return next((self.folder if self.lang == "en" else self.folder / self.lang).glob(f"{number}-*.ipynb"))
@@ -156,9 +156,11 @@ def picture(page: Any, name: str, whole: bool = False) -> None:
     SCREENSHOTS.mkdir(exist_ok=True)
     before = page.viewport_size
     if whole:
-        high = page.locator(".jp-WindowedPanel-outer").evaluate("e => e.scrollHeight")
+        panel = page.locator(".jp-WindowedPanel-outer:visible")
+        high = panel.evaluate("e => e.scrollHeight")
         page.set_viewport_size({"width": before["width"], "height": min(high + 200, 16_000)})
-        page.wait_for_timeout(300)  # it is drawn anew
+        panel.evaluate("e => e.scrollTo(0, 0)")
+        page.wait_for_timeout(500)  # it is drawn anew
     page.screenshot(path=SCREENSHOTS / f"{re.sub('[^0-9A-Za-z_-]+', '-', name)}.png")
     if whole:
         page.set_viewport_size(before)
