@@ -47,7 +47,7 @@ def ago(created: float) -> str:
 
 def parse_size(text: str) -> int:
     """Bytes from `500k`, `1.5MB`, `2GiB`. Raises InvalidInput."""
-    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([kmgt]?)(i?)b?", text.strip().lower(), re.ASCII)
+    match = re.fullmatch(r"([0-9]{1,20}(?:\.[0-9]+)?) ?([kmgt]?)(i?)b?", text.strip().lower(), re.ASCII)
     if not match:
         raise InvalidInput(f"{text!r} is not a size: write 500k, 1.5MB, 2GiB")
     return int(float(match[1]) * (1024 if match[3] else 1000) ** " kmgt".index(match[2] or " "))

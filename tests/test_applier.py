@@ -275,8 +275,9 @@ def test_a_hardlink_to_a_symlink_links_the_symlink(lab: Lab) -> None:
     ],
 )
 def test_limits_stop_bombs(tmp_path: Path, limits: dict[str, int], entries: list[bytes], reason: str) -> None:
-    from minirt.store.applier import Applier, Limits, Owner
+    from minirt.store.applier import Applier, Owner
     from minirt.store.inflate import inflate
+    from minirt.store.limits import Limits
     from minirt.store.tar import Reader
 
     bound = Limits(**limits)

@@ -30,7 +30,8 @@ from minirt.engine import faked
 from minirt.errors import Unsupported
 from minirt.runtime import starter
 from minirt.runtime.proot import WALLS
-from minirt.store.applier import Applier, Limits, Owner
+from minirt.store.applier import Applier, Owner
+from minirt.store.limits import Limits
 from minirt.store.merge import merge
 from minirt.store.tar import Reader
 from minirt.userns import IdMapping

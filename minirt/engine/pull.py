@@ -13,9 +13,9 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextvars import copy_context
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from minirt import trace
 from minirt.errors import MinirtError, NotFound, VerificationError
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from minirt.engine.sources import Sources
     from minirt.registry.client import Registry
 
+T = TypeVar("T")
 _TICK = 0.1  # seconds between progress lines of one layer
 _LOOK = 0.5  # seconds between looks whether anybody still wants it
 _AHEAD = 2  # chunks of a blob that wait to be unpacked
@@ -56,12 +57,14 @@ class Pull:
         """Do it, yielding progress, and None where there is none for a while; returns the image's ID (its name may
         be removed before anybody looks). Raises MinirtError."""
         reference, store = self._reference, self._store
-        registry, found, note = self._sources.ask(reference, lambda r: r.manifest(reference.path, reference.target))
+        registry, found, note = yield from self._meanwhile(
+            lambda: self._sources.ask(reference, lambda r: r.manifest(reference.path, reference.target))
+        )
         if note:
             yield {"status": note}
         with store.using():
             yield {"status": f"Pulling from {reference.path}", "id": reference.tag or str(reference.digest)}
-            target, manifest, content, config = self._resolve(registry, *found)
+            target, manifest, content, config = yield from self._meanwhile(lambda: self._resolve(registry, *found))
             layers = _unique(manifest, config)
             yield from self._layers(registry, layers)
             store.layout.write(content)
@@ -73,6 +76,36 @@ class Pull:
         new = "Image is up to date" if before == target.digest else "Downloaded newer image"
         yield {"status": f"Status: {new} for {reference.familiar}"}
         return named.id
+
+    def _meanwhile(self, action: Callable[[], T]) -> Generator[CreateImageInfo | None, None, T]:
+        """Do it in a thread; yield what is waited for meanwhile."""
+        from minirt.registry.client import telling
+
+        done: list[T | BaseException] = []
+
+        def work() -> None:
+            try:
+                with telling(lambda text: self._events.put({"status": text})):
+                    done.append(action())
+            except BaseException as error:
+                done.append(error)
+            self._events.put(None)
+
+        threading.Thread(target=copy_context().run, args=(work,), daemon=True).start()
+        while True:
+            try:
+                event = self._events.get(timeout=_LOOK)
+            except queue.Empty:
+                yield None
+                continue
+            if event is None:
+                break
+            assert not isinstance(event, BaseException)
+            yield event
+        (result,) = done
+        if isinstance(result, BaseException):
+            raise result
+        return result
 
     def _resolve(
         self, registry: Registry, content: bytes, media_type: str, digest: Digest
@@ -100,11 +133,14 @@ class Pull:
     def _config(self, registry: Registry, descriptor: Descriptor) -> bytes:
         with contextlib.suppress(NotFound, VerificationError):  # a damaged one is asked for again
             return self._store.layout.read(descriptor.digest)
-        content = b"".join(registry.blob(self._reference.path, descriptor))
-        hasher = descriptor.digest.hasher()
-        hasher.update(content)
-        if not descriptor.digest.matches(hasher):
-            raise VerificationError(f"image config does not match its digest {descriptor.digest}")
+        while True:
+            content = b"".join(registry.blob(self._reference.path, descriptor))
+            hasher = descriptor.digest.hasher()
+            hasher.update(content)
+            if descriptor.digest.matches(hasher):
+                break
+            if not registry.distrust(descriptor.digest):
+                raise VerificationError(f"image config does not match its digest {descriptor.digest}")
         self._store.layout.keep(descriptor.digest, content)
         return content
 
@@ -179,7 +215,15 @@ class Pull:
 
         if self._store.layout.has(layer.digest):
             self._events.put(_line("Extracting", layer, 0))
-        fetched = self._store.layers.fetch(layer, diff_id, feed)
+        resumed = self._store.layers.received(layer)
+        try:
+            fetched = self._store.layers.fetch(layer, diff_id, feed)
+        except VerificationError:
+            # Wrong may be what a mirror sent, or what an earlier pull left: once more, all of it, and from elsewhere.
+            if not (registry.distrust(layer.digest) or resumed):
+                raise
+            self._events.put(_line("Verification failed, downloading again", layer))
+            fetched = self._store.layers.fetch(layer, diff_id, feed)
         self._events.put(_line("Pull complete" if fetched else "Already exists", layer))
 
     def _chunks(self, registry: Registry, layer: Descriptor, offset: int) -> Iterator[bytes]:
@@ -195,10 +239,13 @@ class Pull:
             return False
 
         def read() -> None:
+            from minirt.registry.client import telling
+
             try:
-                for chunk in registry.blob(self._reference.path, layer, offset):
-                    if not put(chunk):
-                        return
+                with telling(lambda text: self._events.put(_line(text, layer))):
+                    for chunk in registry.blob(self._reference.path, layer, offset):
+                        if not put(chunk):
+                            return
                 put(None)
             except BaseException as error:
                 put(error)

@@ -24,9 +24,10 @@ from minirt.image.digest import Digest
 from minirt.image.manifest import Index, Manifest, parse
 from minirt.notebook import kinds
 from minirt.store import tar
-from minirt.store.applier import OPAQUE, WHITEOUT, Limits, clean
+from minirt.store.applier import OPAQUE, WHITEOUT, clean
 from minirt.store.inflate import inflate
 from minirt.store.layout import Layout
+from minirt.store.limits import Limits
 from minirt.store.names import Named, Names
 
 _CHUNK = 1 << 20

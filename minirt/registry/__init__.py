@@ -11,6 +11,8 @@ One pull, exchange by exchange:
     challenge    WWW-Authenticate, parsed
     credentials  what `docker login` left behind
     auth         Anonymous, Basic, Bearer: objects that escalate on a 401
+    guard        connections: where they may lead, how slowly an answer may come
+    patience     another try: how often, after how long, and who hears of it
     transport    one exchange: redirects by hand, where credentials may go, what is worth another try
     client       the registry's verbs
 

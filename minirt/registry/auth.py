@@ -106,14 +106,15 @@ class Bearer:
         if response.status_code != 200:
             response.close()
             raise RegistryError(f"the token service at {parts.netloc} answers {response.status_code}")
-        return _token(self._transport.read(response, MAX_TOKEN, f"the token from {parts.netloc}"), parts.netloc)
+        return read_token(self._transport.read(response, MAX_TOKEN, f"the token from {parts.netloc}"), parts.netloc)
 
 
 def _service(challenge: Challenge) -> tuple[str, str]:
     return challenge.parameters.get("realm", ""), challenge.parameters.get("service", "")
 
 
-def _token(body: bytes, host: str) -> tuple[str, float]:
+def read_token(body: bytes, host: str) -> tuple[str, float]:
+    """A token service's answer: the token and its life in seconds. Raises RegistryError."""
     try:
         answer: dict[str, Any] = load_json(body, f"the token from {host}")
     except VerificationError as error:

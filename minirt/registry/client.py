@@ -16,10 +16,11 @@ from minirt.image.digest import Digest
 from minirt.image.reference import DEFAULT_DOMAIN
 from minirt.registry.credentials import Credentials
 from minirt.registry.endpoint import Endpoint
+from minirt.registry.patience import Unreachable, telling
 from minirt.registry.settings import Settings
-from minirt.registry.transport import Transport, Unreachable
+from minirt.registry.transport import Transport
 
-__all__ = ["Registry", "Unreachable"]
+__all__ = ["Registry", "Unreachable", "telling"]
 
 T = TypeVar("T")
 DOCKER_HUB = "https://registry-1.docker.io"
@@ -58,6 +59,7 @@ class Registry:
         def transport(base: str) -> Transport:
             return Transport(base, settings, connect_timeout, stall_timeout, attempts, backoff)
 
+        self._spoilt: set[Digest] = set()
         self._endpoints = [Endpoint(domain, owner, bases, known, transport) for owner, bases in urls]
 
     def manifest(self, path: str, target: str) -> tuple[bytes, str, Digest]:
@@ -73,7 +75,7 @@ class Registry:
         A transfer that drops or stalls goes on where it was. The digest is for the reader to check.
         """
         *mirrors, last = self._endpoints
-        for mirror in mirrors:
+        for mirror in mirrors if descriptor.digest not in self._spoilt else ():
             try:
                 for chunk in mirror.blob(path, descriptor, offset):
                     offset += len(chunk)
@@ -82,6 +84,12 @@ class Registry:
             except MinirtError:
                 continue  # the next endpoint goes on where this one stopped
         yield from last.blob(path, descriptor, offset)
+
+    def distrust(self, digest: Digest) -> bool:
+        """The bytes that came for this blob are not it: mirrors are not asked for it again. Were any?"""
+        asked = len(self._endpoints) > 1 and digest not in self._spoilt
+        self._spoilt.add(digest)
+        return asked
 
     def tags(self, path: str) -> list[str]:
         """All tags of a repository, in the registry's order."""

@@ -24,7 +24,8 @@ from minirt.image.reference import Reference
 from minirt.registry import challenge
 from minirt.registry.auth import Anonymous, Auth, Basic, Bearer
 from minirt.registry.credentials import Credentials
-from minirt.registry.transport import Transient, Transport, Unreachable, printable
+from minirt.registry.patience import Transient, Unreachable
+from minirt.registry.transport import Transport, announced_size, printable
 
 CHUNK = 1 << 20  # bytes
 _HOLD = 0.1  # seconds until what has arrived is handed on, though it is less: progress moves on a slow line too
@@ -86,27 +87,26 @@ class Endpoint:
         found: list[str] = []
         start = url = f"{self._base}/v2/{path}/tags/list"
         for _ in range(_MAX_PAGES):
-            page, following = self._transport.persist(lambda url=url: self._tags(url, path))  # type: ignore[misc]
+            page, link = self._transport.persist(lambda url=url: self._tags(url, path))  # type: ignore[misc]
             found += page
+            following = next_page(url, start, link)
             if not following:
                 return found
-            url = urljoin(url, following)
-            if url.partition("?")[0] != start:
-                raise RegistryError(f"{self._domain}: the list of tags goes on at {printable(url)}: refused")
+            url = following
         raise RegistryError(f"{self._domain}: the list of tags has no end")
 
     def _tags(self, url: str, path: str) -> tuple[list[str], str]:
-        """One page, and where the next one is (RFC 8288), empty at the end."""
+        """One page, and its Link header."""
         response = self._get(url.removeprefix(self._base), path, {"Accept": "application/json"})
         if response.status_code != 200:
             raise self._refusal(response, path, "tags", "")
-        following = response.links.get("next", {}).get("url", "")
+        link = response.headers.get("Link", "")
         names = (
             load_json(self._transport.read(response, MAX_DOCUMENT, "list of tags"), "list of tags").get("tags") or []
         )
         if not isinstance(names, list) or not all(isinstance(name, str) and _TAG.fullmatch(name) for name in names):
             raise VerificationError(f"{self._domain}: the list of tags holds something that is not a tag")
-        return names, following
+        return names, link
 
     def blob(self, path: str, descriptor: Descriptor, offset: int) -> Iterator[bytes]:
         size = descriptor.size
@@ -126,11 +126,10 @@ class Endpoint:
     def _transfer(self, path: str, descriptor: Descriptor, offset: int) -> Iterator[bytes]:
         """One response's worth of a blob. What arrived before a failure is handed out before it is raised."""
         digest, size = descriptor.digest, descriptor.size
-        asked = {"Range": f"bytes={offset}-"} if offset else {}
-        with self._get(f"/v2/{path}/blobs/{digest}", path, asked) as response:
+        with self._open(path, descriptor, offset) as response:
             skip = self._skip(response, path, descriptor, offset)
-            left, announced = size - offset, response.headers.get("Content-Length", "")
-            if announced.isdigit() and int(announced) != skip + left:
+            left, announced = size - offset, announced_size(response)
+            if announced not in (None, skip + left):
                 raise VerificationError(
                     f"blob {digest}: the registry sends {announced} bytes where {skip + left} are left"
                 )
@@ -158,13 +157,21 @@ class Endpoint:
             if have < left:
                 raise Transient(f"blob {digest}: the transfer ended {left - have} bytes early")
 
+    def _open(self, path: str, descriptor: Descriptor, offset: int) -> requests.Response:
+        """The blob from `offset` on. No If-Range: its name is its digest, and that will tell whether it changed."""
+        resource = f"/v2/{path}/blobs/{descriptor.digest}"
+        if offset:
+            response = self._get(resource, path, {"Range": f"bytes={offset}-"})
+            if response.status_code != 416:
+                return response
+            self._transport.said(response)  # it cannot send a part, or has none: its whole will show
+        return self._get(resource, path, {})
+
     def _skip(self, response: requests.Response, path: str, descriptor: Descriptor, offset: int) -> int:
         """How many bytes of this body come before `offset`: some servers ignore Range and send it all."""
         digest = descriptor.digest
         if response.status_code == 200:
             return offset
-        if response.status_code == 416:
-            raise VerificationError(f"blob {digest}: the registry has fewer than {descriptor.size} bytes")
         if response.status_code != 206 or not offset:
             raise self._refusal(response, path, "blob", digest)
         match = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
@@ -260,6 +267,24 @@ class Endpoint:
             return NotFound(f"{what} {target} of {name} not found: {what} unknown")
         host = urlsplit(response.url).netloc
         return RegistryError(f"{host}: received unexpected HTTP status for {what} {target}: {status} {words}".rstrip())
+
+
+def next_page(url: str, start: str, link: str) -> str:
+    """Where the list at `url` goes on, by its Link header (RFC 8288); empty at its end.
+
+    Raises RegistryError for anywhere else than `start` with another query.
+    """
+    links = requests.utils.parse_header_links(link) if link else []
+    following = next((one.get("url", "") for one in links if one.get("rel", "").lower() == "next"), "")
+    if not following:
+        return ""
+    try:
+        found = urljoin(url, following)
+    except ValueError:
+        found = following
+    if found.partition("?")[0] != start or "#" in found:
+        raise RegistryError(f"the list of tags goes on at {printable(found)}: refused")
+    return found
 
 
 def _verify(content: bytes, digest: Digest, what: str) -> None:

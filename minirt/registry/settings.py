@@ -1,4 +1,4 @@
-"""What the user says about registries: `~/.config/minirt/config.toml`.
+"""What the user says about registries, in `~/.config/minirt/config.toml`.
 
     registry-mirrors = ["https://mirror.example"]                     # tried before Docker Hub, for docker.io only
     insecure-registries = ["registry.example:5000", "10.1.0.0/16"]    # may speak plain http, or https nobody signed
@@ -9,17 +9,14 @@ second list names. An *authority* below is `host` or `host:port`, as it stands i
 
 from __future__ import annotations
 
-import os
 import socket
-import tomllib
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from minirt import config
 from minirt.errors import InvalidInput
-
-_KEYS = ("registry-mirrors", "insecure-registries")
 
 
 @dataclass(frozen=True)
@@ -49,20 +46,9 @@ class Settings:
     @classmethod
     def load(cls, path: Path | None = None) -> Settings:
         """Read the file; an absent one means the defaults. Raises InvalidInput that names the file and the fault."""
-        if path is None:
-            home = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
-            path = Path(home, "minirt", "config.toml")
-        try:
-            table = tomllib.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return cls()
-        except OSError as error:
-            raise InvalidInput(f"{path}: {error.strerror}") from error
-        except ValueError as error:
-            raise InvalidInput(f"{path}: {error}") from error
-        for key, value in table.items():
-            if key not in _KEYS:
-                raise InvalidInput(f"{path}: unknown key {key!r}; the keys are {' and '.join(_KEYS)}")
+        path, table = config.read(path)
+        for key in ("registry-mirrors", "insecure-registries"):
+            value = table.get(key, [])
             if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
                 raise InvalidInput(f"{path}: {key} is not a list of strings")
         try:

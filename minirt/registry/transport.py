@@ -6,19 +6,18 @@ Invariants, whatever the other side answers:
 - https never becomes http, and plain http goes only to loopback or to what the user listed as insecure.
 - A redirect or a token realm reaches loopback or link-local addresses only where the registry itself is there. The
   address is checked on the connected socket, so a name that resolves differently the second time gains nothing.
-- Bodies are raw (`Accept-Encoding: identity`) and read piecewise, faster than a floor, up to a cap.
+- Bodies are raw (`Accept-Encoding: identity`) and read piecewise, faster than a floor, up to a cap; what comes
+  compressed all the same is not inflated.
 
 Each exchange is published to `minirt.trace`, without secrets.
 """
 
 from __future__ import annotations
 
-import email.utils
 import http.client
 import http.cookiejar
 import json
 import os
-import random
 import re
 import threading
 import time
@@ -29,12 +28,12 @@ from urllib.parse import SplitResult, parse_qsl, urljoin, urlsplit
 
 import requests
 import urllib3
-from requests.adapters import HTTPAdapter
 from requests.utils import get_environ_proxies
 
 from minirt import trace
 from minirt.errors import MinirtError, RegistryError, VerificationError
-from minirt.registry.guard import AwayAdapter, keep_out
+from minirt.registry.guard import Adapter, keep_out
+from minirt.registry.patience import Patience, Transient, Unreachable, retry_after
 from minirt.registry.settings import Settings, locality
 
 T = TypeVar("T")
@@ -43,21 +42,7 @@ _MAX_REDIRECTS = 5
 _BUSY = (408, 429, 500, 502, 503, 504)
 _READ = 256 << 10  # bytes asked of the socket at once
 _FLOOR = 1 << 10  # bytes per second: a body slower than this for a whole stall time is a stall
-_MAX_RETRY_AFTER = 30.0  # seconds we wait because a registry says so
-_MAX_BACKOFF = 8.0
 _SHOWN_QUERY = frozenset({"service", "scope", "client_id", "n", "last"})
-
-
-class Unreachable(RegistryError):
-    """No registry answers there: no such host, connection refused, timed out, or no TLS to be had."""
-
-
-class Transient(RegistryError):
-    """Worth another try: reset, stall, 5xx, 429. `after`: seconds the server asked for, if it did."""
-
-    def __init__(self, message: str, after: float | None = None) -> None:
-        super().__init__(message)
-        self.after = after
 
 
 class Transport:
@@ -191,7 +176,7 @@ class Transport:
             session.trust_env = False  # no .netrc; proxies are given by hand
             session.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
             for prefix in ("http://", "https://"):
-                session.mount(prefix, HTTPAdapter() if home else AwayAdapter(self._near))
+                session.mount(prefix, Adapter(None if home else self._near))
             with self._lock:
                 self._sessions.add(session)
         return sessions[home]
@@ -219,15 +204,18 @@ class Transport:
     def read(self, response: requests.Response, limit: int, what: str) -> bytes:
         """The whole body, at most `limit` bytes, and the response closed. Raises VerificationError, Transient."""
         with response:
-            announced = response.headers.get("Content-Length", "")
-            if announced.isdigit() and int(announced) > limit:
+            announced = announced_size(response)
+            if announced is not None and announced > limit:
                 raise VerificationError(f"{what} is larger than {limit} bytes")
+            encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
+            if encoding not in ("", "identity"):  # a bomb, or a mistake: nobody asked for it
+                raise VerificationError(f"{what} comes compressed ({printable(encoding)}), which was not asked for")
             body = bytearray()
             for piece in self.pieces(response):
                 body += piece
                 if len(body) > limit:
                     raise VerificationError(f"{what} is larger than {limit} bytes")
-            if announced.isdigit() and len(body) < int(announced):
+            if announced is not None and len(body) < announced:
                 raise Transient(f"the transfer from {_host(response.url)} broke off")
             return bytes(body)
 
@@ -246,7 +234,7 @@ class Transport:
         status, host = response.status_code, _host(response.url)
         if status not in _BUSY:
             return response
-        after = _retry_after(response.headers.get("Retry-After", ""))
+        after = retry_after(response.headers.get("Retry-After", ""))
         words = self.said(response)[1]
         if status != 429:
             line = f"{host}: received unexpected HTTP status: {status} {printable(response.reason)}"
@@ -271,36 +259,15 @@ class _Session(requests.Session):
         return None
 
 
-class Patience:
-    """How often we try again, and how long we pause: exponential, with jitter so that clients do not march in step."""
-
-    def __init__(self, attempts: int, backoff: float) -> None:
-        self._left, self._pause = attempts, backoff
-
-    def wait(self, error: Transient | Unreachable) -> None:
-        """Sleep before another try; raises `error` where there were enough, or the server asks for too long."""
-        self._left -= 1
-        after = error.after if isinstance(error, Transient) else None
-        if self._left <= 0 or (after or 0) > _MAX_RETRY_AFTER:
-            raise error
-        jitter = random.uniform(0, self._pause)
-        time.sleep(jitter if after is None else after + min(jitter, 1))
-        self._pause = min(self._pause * 2, _MAX_BACKOFF)
+def announced_size(response: requests.Response) -> int | None:
+    """Content-Length, in bytes; None where there is none that is a number."""
+    stated = response.headers.get("Content-Length", "").strip()
+    return int(stated) if re.fullmatch("[0-9]{1,19}", stated, re.ASCII) else None
 
 
 def printable(text: str) -> str:
     """A server's words on one line of ours: no control characters, at most 200 long."""
     return re.sub(r"\s+", " ", "".join(c if c.isprintable() or c.isspace() else "?" for c in text[:200])).strip()
-
-
-def _retry_after(value: str) -> float | None:
-    """Seconds, from either form (RFC 9110, section 10.2.3)."""
-    if re.fullmatch("[0-9]{1,9}", value.strip()):
-        return float(value)
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except (ValueError, TypeError, OverflowError):
-        return None
 
 
 def _failure(error: Exception, host: str) -> RegistryError:

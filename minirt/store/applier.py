@@ -20,23 +20,13 @@ from dataclasses import dataclass
 
 from minirt.errors import UnpackError
 from minirt.store import tar
+from minirt.store.limits import Limits, OverLimit
 from minirt.store.tree import Tree, remove
 
 OPAQUE = b".wh..wh..opq"
 WHITEOUT = b".wh."
 MAX_PATH = 4096
 _REFUSED_XATTRS = ("trusted.", "user.overlay.", "system.nfs4", "security.ima", "security.evm", "security.selinux")
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What one layer may cost. Generous for real images; a bomb is stopped with a clear error."""
-
-    entries: int = 2_000_000
-    bytes_out: int = 256 << 30
-    ratio: int = 500  # plain to compressed, once past a gigabyte
-    file_size: int = 64 << 30  # apparent size of one file, holes counted
-    depth: int = 256  # directories above one file
 
 
 @dataclass(frozen=True)
@@ -76,7 +66,7 @@ class Applier:
             for entry in reader:
                 self.entries += 1
                 if self.entries > self._limits.entries:
-                    raise UnpackError(f"layer has more than {self._limits.entries} entries")
+                    raise OverLimit("entries", f"layer has more than {self._limits.entries} entries")
                 self._apply(entry, reader)
             entry = None
             self._finish()
@@ -91,7 +81,7 @@ class Applier:
     def _apply(self, entry: tar.Entry, reader: tar.Reader) -> None:
         path = clean(entry.name)
         if path.count(b"/") > self._limits.depth:
-            raise UnpackError(f"entry {_shown(entry.name)} lies deeper than {self._limits.depth} directories")
+            raise OverLimit("depth", f"entry {_shown(entry.name)} lies deeper than {self._limits.depth} directories")
         above, _, name = path.rpartition(b"/")
         if name.startswith(WHITEOUT):
             self._whiteout(above, name)
@@ -180,7 +170,8 @@ class Applier:
 
     def _regular(self, entry: tar.Entry, name: bytes, parent: int, reader: tar.Reader) -> None:
         if entry.size > self._limits.file_size:
-            raise UnpackError(f"file {_shown(entry.name)} is larger than the limit of {self._limits.file_size} bytes")
+            size = self._limits.file_size
+            raise OverLimit("file_size", f"file {_shown(entry.name)} is larger than the limit of {size} bytes")
         fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=parent)
         try:
             if entry.sparse is None:

@@ -28,6 +28,7 @@ from minirt.image.reference import Reference
 from minirt.store import tar
 from minirt.store.inflate import inflate, sniff
 from minirt.store.layout import Layout
+from minirt.store.limits import Limits, OverLimit
 
 if TYPE_CHECKING:
     from minirt.store.store import Image, Store
@@ -112,7 +113,10 @@ def _merged(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def load(store: Store, stream: BinaryIO) -> Iterator[tuple[Image, list[Reference]]]:
     """Read an archive into the blobs; yields each image with its names. Raises UnpackError, VerificationError."""
     with tempfile.TemporaryDirectory(prefix=".load-", dir=store.root) as folder:
-        files = _Spool(Path(folder), stream)
+        try:
+            files = _Spool(Path(folder), stream)
+        except OverLimit as error:
+            raise UnpackError(error.advice()) from None
         if "manifest.json" in files.sizes:
             yield from _docker(store, files)
         elif "index.json" in files.sizes:
@@ -130,7 +134,8 @@ class _Spool:
         self.sizes: dict[str, int] = {}
         self._paths: dict[str, Path] = {}
         self._digests: dict[str, Digest] = {}
-        reader = tar.Reader(inflate(lambda: stream.read(_CHUNK), 1 << 40, 1000))
+        limits = Limits.load()
+        reader = tar.Reader(inflate(lambda: stream.read(_CHUNK), limits.bytes_out, limits.ratio))
         for count, entry in enumerate(reader):
             if count > _MAX_FILES:
                 raise UnpackError(f"archive has more than {_MAX_FILES} files")

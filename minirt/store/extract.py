@@ -14,7 +14,8 @@ from collections.abc import Callable
 
 from minirt.errors import InvalidInput, UnpackError
 from minirt.store import tar
-from minirt.store.applier import Applier, Limits, Owner, clean
+from minirt.store.applier import Applier, Owner, clean
+from minirt.store.limits import Limits
 
 _LIMITS = Limits()
 

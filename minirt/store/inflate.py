@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import IO, Any, cast
 
 from minirt.errors import UnpackError
+from minirt.store.limits import OverLimit
 
 PIECE = 1 << 20
 _FREE = 1 << 30  # bytes out before the ratio is looked at: small layers may be as empty as they like
@@ -32,8 +33,8 @@ def sniff(first: bytes) -> str:
 def inflate(source: Source, max_bytes: int, max_ratio: int) -> Source:
     """A source of the plain bytes behind `source`; both return chunks, and empty bytes at their end.
 
-    Raises UnpackError for corrupt, truncated or trailing data, and for more than `max_bytes` or `max_ratio` times the
-    input coming out.
+    Raises UnpackError for corrupt, truncated or trailing data, and OverLimit for more than `max_bytes` or `max_ratio`
+    times the input coming out.
     """
     counted = _Counted(source)
     first = b""
@@ -47,9 +48,9 @@ def inflate(source: Source, max_bytes: int, max_ratio: int) -> Source:
         piece = next(pieces, b"")
         out += len(piece)
         if out > max_bytes:
-            raise UnpackError(f"layer unpacks to more than the limit of {max_bytes} bytes")
+            raise OverLimit("bytes_out", f"layer unpacks to more than the limit of {max_bytes} bytes")
         if out > _FREE and out > max_ratio * counted.total:
-            raise UnpackError(f"layer unpacks to more than {max_ratio} times its size: a decompression bomb")
+            raise OverLimit("ratio", f"layer unpacks to more than {max_ratio} times its size: a decompression bomb")
         return piece
 
     return plain

@@ -23,6 +23,7 @@ from minirt.image.descriptor import Descriptor
 from minirt.image.digest import Digest
 from minirt.store.files import locked
 from minirt.store.layout import Layout
+from minirt.store.limits import Limits
 from minirt.store.tree import remove
 from minirt.userns import IdMapping
 
@@ -91,6 +92,7 @@ class Layers:
                 self._layout.blob(layer.digest).parent.mkdir(exist_ok=True)
                 if not self.ready(diff_id):
                     job |= {"diff_id": diff_id, "layer": str(self.path(diff_id)), "plain": self._plain}
+                    job["limits"] = vars(Limits.load())
                 have = layer.size if self._layout.has(layer.digest) else self.received(layer)
                 if have < layer.size and feed is None:
                     raise errors.NotFound(f"layer {layer.digest.short} is not in the store: pull the image again")

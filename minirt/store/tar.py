@@ -241,6 +241,8 @@ def _check(entry: Entry) -> None:
         raise UnpackError(f"entry {entry.name[:80]!r} has an impossible size")
     if not (0 <= entry.uid < 2**32 - 1 and 0 <= entry.gid < 2**32 - 1):
         raise UnpackError(f"entry {entry.name[:80]!r} has an impossible owner")
+    if not -MAX_SIZE <= entry.mtime // 1_000_000_000 <= MAX_SIZE:
+        raise UnpackError(f"entry {entry.name[:80]!r} has an impossible time")
 
 
 def _number(raw: bytes, what: str) -> int:

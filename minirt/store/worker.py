@@ -15,6 +15,8 @@ import contextlib
 import errno
 import json
 import os
+import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,9 +24,10 @@ from typing import Any
 from minirt import errors, linux
 from minirt.image.digest import Digest
 from minirt.store import tar
-from minirt.store.applier import Applier, Limits, Owner
+from minirt.store.applier import Applier, Owner
 from minirt.store.files import locked, sync_directory, write_atomic
 from minirt.store.inflate import inflate
+from minirt.store.limits import Limits, OverLimit
 from minirt.store.tree import remove, walk
 from minirt.userns import IdMapping, become_root
 
@@ -38,6 +41,8 @@ def main(job: str) -> int:
         ids = IdMapping.from_json(words["ids"])
         become_root(ids)
         answer = _ACTIONS[words["action"]](words, ids)
+    except OverLimit as error:
+        _say({"error": "UnpackError", "text": error.advice()})
     except errors.MinirtError as error:
         _say({"error": type(error).__name__, "text": str(error)})
     except OSError as error:
@@ -139,6 +144,7 @@ def _unpack_held(job: dict[str, Any], ids: IdMapping) -> dict[str, Any]:
 
 def _apply(job: dict[str, Any], aside: Path, source: _Verified, ids: IdMapping) -> dict[str, Any]:
     limits = Limits(**job.get("limits", {}))
+    _bound(limits)
     remove(str(aside))
     aside.mkdir()
     aside.chmod(0o755)  # whatever our umask
@@ -154,7 +160,10 @@ def _apply(job: dict[str, Any], aside: Path, source: _Verified, ids: IdMapping) 
     root = not ids.rootless
     form = "plain" if job.get("plain") else "trusted" if root else "user"
     applier = Applier(aside, Owner(not ids.single, mknod=root, xattr=form, closed=not ids.faked), limits)
-    problem = _apply_or_blame(applier, hashed)
+    try:
+        problem = _apply_or_blame(applier, hashed)
+    except MemoryError:
+        raise OverLimit("memory", f"layer takes more than {limits.memory} bytes of memory to unpack") from None
     if problem:
         # A damaged download and a hostile archive look alike from here; the digest tells them apart.
         source.finish()
@@ -165,6 +174,24 @@ def _apply(job: dict[str, Any], aside: Path, source: _Verified, ids: IdMapping) 
             f"layer {Digest(job['digest']).short} unpacks to other content than its DiffID says"
         )
     return {"size": applier.size, "entries": applier.entries, "notes": dict(applier.notes)}
+
+
+def _bound(limits: Limits) -> None:
+    """Let the kernel hold what this process may take of memory and processor time: whatever the archive is."""
+    import resource
+
+    def out_of_time(*_: object) -> None:
+        raise OverLimit("seconds", f"layer takes more than {limits.seconds} seconds of processor time to unpack")
+
+    signal.signal(signal.SIGXCPU, out_of_time)
+    # RLIMIT_DATA: since Linux 4.7 all private memory that can be written. Of time, a little is left to say so.
+    for kind, soft, room in (
+        (resource.RLIMIT_DATA, limits.memory, 0),
+        (resource.RLIMIT_CPU, limits.seconds + int(time.process_time()), 60),
+    ):
+        most = resource.getrlimit(kind)[1]
+        hard = soft + room if most == resource.RLIM_INFINITY else min(soft + room, most)
+        resource.setrlimit(kind, (min(soft, hard), hard))
 
 
 def _apply_or_blame(applier: Applier, source: Callable[[], bytes]) -> errors.UnpackError | None:
