@@ -5,21 +5,32 @@ Each archive goes through the real worker process, as whoever runs the tests. A 
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import gzip
 import os
 import stat
-from collections.abc import Iterator
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from attacks import CONTAINED, REFUSED
 from tars import BLOCK, CHAR, DIR, FIFO, HARDLINK, SYMLINK, archive, chunks, entry, pax
 
+from minirt import linux
 from minirt.errors import MinirtError, UnpackError, VerificationError
 from minirt.image.descriptor import OCI_LAYER, Descriptor
 from minirt.image.digest import Digest
-from minirt.store.applier import clean
-from minirt.store.layers import Layers
+from minirt.store.applier import Applier, Owner, clean
+from minirt.store.inflate import inflate
+from minirt.store.layers import Layers, work
+from minirt.store.limits import Limits
 from minirt.store.store import Store
+from minirt.store.tar import Reader
+from minirt.store.tree import Tree
 from minirt.userns import IdMapping
 
 ROOT = os.geteuid() == 0
@@ -175,69 +186,44 @@ def test_devices_are_made_by_root_and_left_out_by_others(lab: Lab) -> None:
         assert sorted(os.listdir(layer)) == ["x"] and "device nodes left out" in lab.notes(layer)
 
 
-UP = "../" * 12
-ESCAPES = {
-    "dotdot": [entry("../canary", content=b"dead")],
-    "dotdot-inside": [entry("a/../../canary", content=b"dead")],
-    "link-relative": [entry("l", SYMLINK, linkname="../../../.."), entry("l/canary", content=b"dead")],
-    "link-absolute": [entry("l", SYMLINK, linkname="{canary}"), entry("l"), entry("l/x", content=b"dead")],
-    "link-to-folder": [entry("l", SYMLINK, linkname="{outside}"), entry("l/canary", content=b"dead")],
-    "link-chain": [
-        entry("a", SYMLINK, linkname="b"), entry("b", SYMLINK, linkname="{outside}"), entry("a/canary", content=b"d"),
-    ],
-    "link-up-and-out": [
-        entry("d", DIR), entry("d/up", SYMLINK, linkname=".."), entry("d/up/up", SYMLINK, linkname=".."),
-        entry("d/up/up/canary", content=b"dead"),
-    ],
-    "link-to-sibling": [entry("l", SYMLINK, linkname="../other"), entry("l/x", content=b"dead")],
-    "folder-through-link": [entry("l", SYMLINK, linkname="{outside}"), entry("l/canary", DIR)],
-    "whiteout-through-link": [entry("l", SYMLINK, linkname="{outside}"), entry("l/.wh.canary")],
-    "opaque-through-link": [entry("l", SYMLINK, linkname="{outside}"), entry("l/.wh..wh..opq")],
-    "hardlink-out": [entry("h", HARDLINK, linkname="../../../../canary")],
-    "hardlink-absolute": [entry("h", HARDLINK, linkname="{canary}"), entry("h", content=b"dead")],
-    "hardlink-through-link": [entry("l", SYMLINK, linkname="{outside}"), entry("h", HARDLINK, linkname="l/canary")],
-    "hardlink-to-lower": [entry("h", HARDLINK, linkname="bin/sh")],
-    "hardlink-to-folder": [entry("d", DIR), entry("h", HARDLINK, linkname="d")],
-    "hardlink-to-itself": [entry("h", HARDLINK, linkname="h")],
-    "whiteout-of-nothing": [entry("d/.wh.")],
-    "whiteout-of-dot": [entry("d/.wh..")],
-    "whiteout-of-dotdot": [entry("d/.wh...")],
-    "inside-whiteout": [entry(".wh.d/x", content=b"1")],
-    "whiteout-inside-whiteout": [entry(".wh.d/.wh.x")],
-    "root-replaced": [entry(".", SYMLINK, linkname="/")],
-    "root-as-file": [entry("./", content=b"1")],
-    "parent-is-a-file": [entry("f", content=b"1"), entry("f/x", content=b"2")],
-    "long-name": [entry("x" * 300, content=b"1")],
-    "long-path": [entry("/".join(["d" * 200] * 21), content=b"1")],
-    "long-link": [entry("l", SYMLINK, linkname="x" * 5000)],
-    "device-range": [entry("n", CHAR, devmajor=4096, devminor=0)],
-    "device-minor": [entry("n", BLOCK, devmajor=0, devminor=1 << 20)],
-    "device-whiteout": [entry("n", CHAR, devmajor=0, devminor=0)],
-    "unknown-type": [entry("v", b"V")],
-    "empty-name": [entry("", content=b"1")],
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", ESCAPES)
+@pytest.mark.parametrize("name", REFUSED)
 def test_an_escape_is_refused_and_leaves_nothing(lab: Lab, name: str) -> None:
-    outside = str(lab.canary.parent)
-    # The placeholders are as long as any path here, so they are filled in before the header is made.
-    entries = [_filled(e, str(lab.canary), outside) for e in ESCAPES[name]]
     with pytest.raises(UnpackError) as caught:
-        lab.unpack(entry("before", content=b"1"), *entries)
+        lab.unpack(entry("before", content=b"1"), *REFUSED[name](lab.canary.parent))
     assert "\n" not in str(caught.value)
     lab.unharmed()
     assert os.listdir(lab.layers.folder) == []
     assert [p for p in (lab.store.root / "ingest").iterdir()] == []
 
 
-def _filled(raw: bytes, canary: str, outside: str) -> bytes:
-    """An entry whose link is a placeholder, made again with the real path."""
-    link = raw[157:257].partition(b"\0")[0].decode("utf-8", "replace")
-    if not link.startswith("{"):
-        return raw
-    name = raw[:100].partition(b"\0")[0].decode()
-    return entry(name, raw[156:157], linkname=link.format(canary=canary, outside=outside))
+@pytest.mark.parametrize("name", CONTAINED)
+def test_what_is_not_refused_stays_in_its_folder(lab: Lab, name: str) -> None:
+    entries, expected = CONTAINED[name]
+    layer = lab.unpack(*entries(lab.canary.parent))
+    lab.unharmed()
+    found = {str(path.relative_to(layer)) for path in layer.rglob("*")}
+    assert found == expected or (not expected and all(path in f"{lab.canary}"[1:] for path in found)), found
+    assert sorted(path.name for path in lab.canary.parent.iterdir()) == ["canary", "home", "store"]
+
+
+PLAIN = Owner(chown=False, mknod=False, xattr="plain", closed=False)
+
+
+@pytest.mark.parametrize("name", [*REFUSED, *CONTAINED])
+def test_the_form_of_plain_whiteouts_holds_the_same(tmp_path: Path, name: str) -> None:
+    """Where the kernel's overlay is none of ours, `.wh.` files stay: another path through the applier."""
+    canary = tmp_path / "out" / "canary"
+    canary.parent.mkdir()
+    canary.write_text("alive")
+    before = canary.stat(), canary.parent.stat()
+    (tmp_path / "layer").mkdir()
+    entries = REFUSED[name](canary.parent) if name in REFUSED else CONTAINED[name][0](canary.parent)
+    pieces = iter(chunks(archive(*entries), 512))
+    applier = Applier(tmp_path / "layer", PLAIN, Limits())
+    with pytest.raises(UnpackError) if name in REFUSED else contextlib.nullcontext():
+        applier.run(Reader(lambda: next(pieces, b"")))
+    assert (canary.stat(), canary.parent.stat()) == before and canary.read_text() == "alive"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["home", "layer", "out"]
 
 
 def test_a_layer_of_other_content_than_its_diff_id_is_refused(lab: Lab) -> None:
@@ -275,17 +261,179 @@ def test_a_hardlink_to_a_symlink_links_the_symlink(lab: Lab) -> None:
     ],
 )
 def test_limits_stop_bombs(tmp_path: Path, limits: dict[str, int], entries: list[bytes], reason: str) -> None:
-    from minirt.store.applier import Applier, Owner
-    from minirt.store.inflate import inflate
-    from minirt.store.limits import Limits
-    from minirt.store.tar import Reader
-
     bound = Limits(**limits)
     pieces = iter(chunks(archive(*entries), 512))
     plain = inflate(lambda: next(pieces, b""), bound.bytes_out, bound.ratio)
     (tmp_path / "layer").mkdir()
     with pytest.raises(UnpackError, match=reason):
         Applier(tmp_path / "layer", Owner(chown=False, mknod=False, xattr="user"), bound).run(Reader(plain))
+
+
+@pytest.mark.parametrize(
+    ("text", "entries", "key"),
+    [
+        ("entries = 10", lambda: [entry(f"f{n}") for n in range(20)], "entries"),
+        ("depth = 3", lambda: [entry("a/b/c/d/e")], "depth"),
+        ('bytes-out = "5kB"', lambda: [entry("f", content=bytes(9000))], "bytes-out"),
+        ("file-size = 100", lambda: [entry("f", content=bytes(101))], "file-size"),
+        ("seconds = 1", lambda: [entry("d", DIR) * 200_000], "seconds"),
+        ('memory = "40MiB"', lambda: _long_folders(9_000), "memory"),
+    ],
+)
+def test_limits_are_the_users_and_say_how_to_raise_them(
+    lab: Lab, text: str, entries: Callable[[], list[bytes]], key: str
+) -> None:
+    """By the worker, in a process of its own. What was too much before goes through once its limit is raised."""
+    config = Path(os.environ["HOME"], ".config", "minirt", "config.toml")
+    config.parent.mkdir(parents=True)
+    config.write_text(f"[limits]\n{text}\n")
+    content = archive(*entries())
+    with pytest.raises(UnpackError, match=rf"if you trust it, raise `{key}` under \[limits\] in .*config.toml"):
+        lab.unpack(raw=content)
+    assert os.listdir(lab.layers.folder) == [] and list((lab.store.root / "ingest").iterdir()) == []
+    if key not in ("seconds", "memory"):
+        config.unlink()
+        lab.unpack(raw=content)
+
+
+def _long_folders(count: int) -> list[bytes]:
+    """Folders whose names are as long as any may be: what is remembered of each is 4 kB."""
+    above = "/".join(["d" * 250] * 15)
+    raw = pax({"path": f"{above}/00000000".encode()}) + entry("x", DIR)
+    return [raw.replace(b"/00000000\n", b"/%08d\n" % number) for number in range(count)]
+
+
+BOMBS: dict[str, Callable[[], bytes]] = {
+    "records of a megabyte": lambda: archive(*([pax({"comment": b"x" * 1_040_000}) + entry("f")] * 50)),
+    "many records": lambda: archive(pax({f"k{n}": b"v" for n in range(30_000)}) + entry("f")),
+    "names of a megabyte": lambda: archive(*([entry("././@LongLink", b"L", content=b"d/" * 500_000)] * 50), entry("f")),
+    "a sparse map of many regions": lambda: archive(
+        pax({"GNU.sparse.map": b",".join(b"%d,1" % (2 * n) for n in range(60_000)), "GNU.sparse.size": b"200000"})
+        + entry("f", content=bytes(60_000))
+    ),
+    "a terabyte of nothing": lambda: archive(
+        pax({"GNU.sparse.map": b"0,0", "GNU.sparse.size": b"60000000000"}) + entry("f")
+    ),
+    "zeros": lambda: archive(entry("f", content=bytes(100 << 20))),
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_bomb_is_unpacked_or_refused_in_bounded_memory(tmp_path: Path, name: str) -> None:
+    """The most that the unpack worker ever held; what this Python takes alone is about 15 MB."""
+    (tmp_path / "raw").write_bytes(gzip.compress(BOMBS[name](), 1, mtime=0))
+    code = f"""
+import gzip, hashlib, resource, sys
+from pathlib import Path
+from minirt.errors import UnpackError
+from minirt.image.descriptor import OCI_LAYER, Descriptor
+from minirt.image.digest import Digest
+from minirt.store.store import Store
+blob = Path({str(tmp_path / "raw")!r}).read_bytes()
+plain = hashlib.sha256()
+with gzip.open({str(tmp_path / "raw")!r}) as file:
+    while piece := file.read(1 << 20):
+        plain.update(piece)
+store = Store(Path({str(tmp_path / "store")!r}))
+if store.ids is None:
+    sys.exit()
+try:
+    layer = Descriptor(OCI_LAYER + "+gzip", Digest.of(blob), len(blob))
+    store.layers.fetch(layer, Digest("sha256:" + plain.hexdigest()), lambda offset: [blob[offset:]])
+except UnpackError as error:
+    print(error, file=sys.stderr)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+store.remove_folder(store.layers.folder, store.ids)
+"""
+    path = os.pathsep.join(word for word in sys.path if word)
+    words = [sys.executable, "-c", code]
+    done = subprocess.run(words, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path})
+    assert done.returncode == 0, done.stderr
+    assert not done.stdout or int(done.stdout) < 64 << 10, done.stdout + done.stderr
+
+
+def test_a_whiteout_touches_no_other_layer_image_or_container(lab: Lab) -> None:
+    base = lab.unpack(entry("etc/passwd", content=b"all"), entry("etc/group", content=b"users"), entry("d/x"))
+    upper = lab.store.containers / "c" / "upper" / "etc"
+    upper.mkdir(parents=True)
+    (upper / "passwd").write_text("mine")
+
+    def look() -> list[tuple[str, int, int, int]]:
+        paths = [*base.rglob("*"), base, *lab.store.containers.rglob("*")]
+        return [(str(path), (s := path.lstat()).st_mode, s.st_mtime_ns, s.st_ino) for path in sorted(paths)]
+
+    before = look()
+    top = lab.unpack(entry("etc/.wh.passwd"), entry("d/.wh..wh..opq"), entry(".wh.nothing"))
+    assert look() == before
+    assert merged(lab, base) == {"etc/passwd", "etc/group", "d/x"}
+    assert merged(lab, base, top) == {"etc/group"}
+
+
+def test_a_folder_masks_the_link_of_a_lower_layer(lab: Lab) -> None:
+    """Were the link followed where layers meet, the file would be written outside."""
+    outside = str(lab.canary.parent)
+    lower = lab.unpack(entry("etc", DIR), entry("l", SYMLINK, linkname=outside), entry("m", SYMLINK, linkname="etc"))
+    upper = lab.unpack(entry("l", DIR), entry("l/canary", content=b"dead"), entry("m/canary", content=b"dead"))
+    assert merged(lab, lower, upper) == {"l/canary", "m/canary"}
+    over = lab.unpack(entry("l", SYMLINK, linkname=outside))
+    assert merged(lab, lower, upper, over) == {"m/canary", "l"}
+    gone = lab.unpack(entry(".wh.l"), entry(".wh.m"))
+    assert merged(lab, lower, gone) == set()
+
+
+def merged(lab: Lab, *layers: Path) -> set[str]:
+    """The files and links of the layers laid over each other, base first, as a container without overlayfs has them."""
+    target = lab.store.root / ".trial-merged"
+    target.mkdir()
+    lowers = [str(layer) for layer in reversed(layers)]
+    work({"action": "copy", "lowers": lowers, "target": str(target)}, lab.store.ids)
+    found = {str(path.relative_to(target)) for path in target.rglob("*") if path.is_symlink() or not path.is_dir()}
+    lab.store.remove_folder(target, lab.store.ids)
+    return found
+
+
+@pytest.mark.parametrize("openat2", [True, False])
+def test_a_parent_that_another_process_swaps_leads_nowhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, openat2: bool
+) -> None:
+    """Nobody else may write to a half-made layer; but if somebody does, a link in its path is still not followed."""
+    if not openat2:
+        monkeypatch.setattr(linux, "openat2", _no_openat2)
+    outside, layer = tmp_path / "outside", tmp_path / "layer"
+    outside.mkdir()
+    (layer / "a").mkdir(parents=True)
+    swap = f"""
+import os
+while True:
+    try:
+        os.rename("a", "b")
+        os.symlink({str(outside)!r}, "a")
+        os.unlink("a")
+        os.rename("b", "a")
+    except OSError:
+        pass
+"""
+    swapping = subprocess.Popen([sys.executable, "-c", swap], cwd=layer)
+    tried = refused = 0
+    try:
+        end = time.monotonic() + 2
+        while time.monotonic() < end:
+            tried += 1
+            entries = archive(*(entry(f"a/f{n}") for n in range(20)), entry("a/d", DIR), entry("a/.wh.x"))
+            pieces = iter([entries])
+            try:
+                Applier(layer, Owner(False, False, "plain", False), Limits()).run(Reader(lambda: next(pieces, b"")))  # noqa: B023
+            except (UnpackError, OSError):
+                refused += 1
+            assert os.listdir(outside) == []
+    finally:
+        swapping.kill()
+        swapping.wait()
+    assert os.listdir(outside) == [] and tried > refused > 0
+
+
+def _no_openat2(*arguments: object) -> int:
+    raise OSError(errno.ENOSYS, "no")
 
 
 def test_deep_nesting_is_bounded(lab: Lab) -> None:
@@ -326,15 +474,7 @@ def test_sparse_files_have_holes(lab: Lab) -> None:
 
 
 def test_without_openat2_the_walk_holds_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import errno
-
-    from minirt import linux
-    from minirt.store.tree import Tree
-
-    def refused(*arguments: object) -> int:
-        raise OSError(errno.ENOSYS, "no")
-
-    monkeypatch.setattr(linux, "openat2", refused)
+    monkeypatch.setattr(linux, "openat2", _no_openat2)
     (tmp_path / "in" / "a").mkdir(parents=True)
     (tmp_path / "in" / "l").symlink_to("/tmp")
     tree = Tree(tmp_path / "in")

@@ -299,7 +299,10 @@ def _host(url: str) -> str:
 
 def _shown_url(url: str) -> str:
     """Without what may be a secret: a signed URL's query is one."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # a registry's Location may be anything
+        return "…"
     query = "&".join(f"{key}={value if key in _SHOWN_QUERY else '…'}" for key, value in parse_qsl(parts.query))
     return parts._replace(netloc=_host(url), query=query).geturl()
 

@@ -75,13 +75,13 @@ def _plain(first: bytes, source: Source) -> Iterator[bytes]:
 
 def _gzip(data: bytes, source: Source) -> Iterator[bytes]:
     while data:
-        engine = _gzip_engine()
+        engine, damaged = _gzip_engine()
         while not engine.eof:
             if not data and not (data := source()):
                 raise UnpackError("layer's gzip stream is truncated")
             try:
                 piece = engine.decompress(data, PIECE)
-            except Exception as error:  # isal and zlib each have their own class
+            except damaged as error:
                 raise UnpackError(f"layer's gzip stream is corrupt: {error}") from error
             data = engine.unused_data if engine.eof else engine.unconsumed_tail
             if piece:
@@ -94,12 +94,13 @@ def _gzip(data: bytes, source: Source) -> Iterator[bytes]:
             raise UnpackError("layer has trailing data after its gzip stream")
 
 
-def _gzip_engine() -> Any:
+def _gzip_engine() -> tuple[Any, Any]:
+    """A decompressor for one member, and what it raises for bytes that are none."""
     try:
         from isal import isal_zlib
     except ImportError:
-        return zlib.decompressobj(wbits=31)
-    return isal_zlib.decompressobj(wbits=31)
+        return zlib.decompressobj(wbits=31), zlib.error
+    return isal_zlib.decompressobj(wbits=31), isal_zlib.error
 
 
 def _zstd(first: bytes, source: Source) -> Iterator[bytes]:

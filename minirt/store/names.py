@@ -129,13 +129,18 @@ class Names:
 
 
 def _name(entry: dict[str, Any]) -> str | None:
-    name = (entry.get("annotations") or {}).get(_OURS + "name")
-    return name if isinstance(name, str) else None
+    return _note(entry, "name")
 
 
 def _twin_of(entry: dict[str, Any]) -> str | None:
-    name = (entry.get("annotations") or {}).get(_OURS + "twin-of")
-    return name if isinstance(name, str) else None
+    return _note(entry, "twin-of")
+
+
+def _note(entry: dict[str, Any], key: str) -> str | None:
+    """One of our annotations, where there is one: another tool may have written anything."""
+    notes = entry.get("annotations")
+    note = notes.get(_OURS + key) if isinstance(notes, dict) else None
+    return note if isinstance(note, str) else None
 
 
 def _entry(named: Named, name: str) -> dict[str, Any]:

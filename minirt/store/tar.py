@@ -206,6 +206,8 @@ class Reader:
 
 
 def _set_sparse(entry: Entry, regions: list[tuple[int, int]], real_size: int) -> None:
+    if not 0 <= real_size <= MAX_SIZE:
+        raise UnpackError(f"sparse file {entry.name[:80]!r} has an impossible size")
     end = 0
     for offset, length in regions:
         if offset < end or length < 0 or offset + length > real_size:

@@ -181,13 +181,14 @@ def _bound(limits: Limits) -> None:
     import resource
 
     def out_of_time(*_: object) -> None:
+        signal.signal(signal.SIGXCPU, signal.SIG_IGN)  # clearing up is free
         raise OverLimit("seconds", f"layer takes more than {limits.seconds} seconds of processor time to unpack")
 
     signal.signal(signal.SIGXCPU, out_of_time)
     # RLIMIT_DATA: since Linux 4.7 all private memory that can be written. Of time, a little is left to say so.
     for kind, soft, room in (
         (resource.RLIMIT_DATA, limits.memory, 0),
-        (resource.RLIMIT_CPU, limits.seconds + int(time.process_time()), 60),
+        (resource.RLIMIT_CPU, limits.seconds + int(time.process_time()), 600),
     ):
         most = resource.getrlimit(kind)[1]
         hard = soft + room if most == resource.RLIM_INFINITY else min(soft + room, most)

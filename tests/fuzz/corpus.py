@@ -90,6 +90,15 @@ def _auths() -> list[bytes]:
     ]
 
 
+def _numbers(head: bytes, at: int, width: int) -> bytes:
+    """The header with a negative number at that place, and its checksum."""
+    raw = bytearray(head)
+    raw[at : at + width] = b"\xff" * (width - 1) + b"\xfe" if at == 483 else b"\x80" + b"\x7f" * (width - 1)
+    raw[148:156] = b" " * 8
+    raw[148:156] = b"%06o\0 " % sum(raw)
+    return bytes(raw)
+
+
 SEEDS: dict[str, list[bytes]] = {
     "reference": [b"ubuntu", b"r.example:5000/a/b__c:1.0@" + _SHA.encode(), b"localhost/a", b"[::1]:5000/a:b", b"A/b"],
     "challenges": [
@@ -130,7 +139,15 @@ SEEDS: dict[str, list[bytes]] = {
     "answer": _answers(),
 }
 
-FOUND: list[tuple[str, bytes]] = []
+FOUND: list[tuple[str, bytes]] = [
+    ("answer", b"HTTP/1.1 307 T\r\nLocation: http://646.0.0.]1:1\r\nContent-Length: 0\r\n\r\n"),  # a ValueError
+    ("answer", b"HTTP/1.1 200 OK\r\nContent-Length: \xb2\r\n\r\n" + bytes(range(100))),  # isdigit(), and no number
+    ("answer", b"HTTP/1.1 200 OK\r\nContent-Length: " + b"1" * 5000 + b"\r\n\r\n"),  # a ValueError
+    ("links", b'<http://[>; rel="next"'),  # a ValueError
+    ("archive", b"\xff" + _numbers(tars.entry("n"), 136, 12)),  # a time that no file can have: an OverflowError
+    ("archive", b"\xff" + _numbers(tars.entry("n", b"S"), 483, 12)),  # a sparse file of less than no bytes
+    ("layout", b'{"manifests": [{"annotations": "x"}]}'),  # an AttributeError
+]
 
 
 def seeds(target: str) -> list[bytes]:

@@ -190,7 +190,7 @@ class _Told:
             kind, name, link, size, mode = self._data[at : at + 5]
             where = os.fsencode(self._top / "outside") if link >= 0xF0 else _LINKS[link % len(_LINKS)]
             self._left = size if _TYPES[kind % 8] == tar.REGULAR else 0
-            number = mode << 60 if kind & 0x40 else mode
+            number = mode << 53 if kind & 0x40 else mode
             xattrs = (
                 {"user.overlay.opaque": b"y", "trusted.overlay.metacopy": b"", "user.x": b"1"} if kind & 0x80 else {}
             )
