@@ -75,8 +75,8 @@ def _sleep(seconds: float, why: str) -> None:
 
 def retry_after(value: str) -> float | None:
     """Seconds, from either form of a Retry-After header (RFC 9110, section 10.2.3); None where it is neither."""
-    if re.fullmatch("[0-9]{1,9}", value.strip(), re.ASCII):
-        return float(value)
+    if number := re.fullmatch("[ \t]*([0-9]{1,9})[ \t]*", value, re.ASCII):
+        return float(number[1])
     try:
         moment = email.utils.parsedate_to_datetime(value)
         # A date without a zone is meant as GMT, as any HTTP date is.

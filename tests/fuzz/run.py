@@ -20,7 +20,7 @@ sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
 def main() -> None:
     words = sys.argv[1:]
     target = words.pop(0) if words else ""
-    with atheris.instrument_imports(include=["minirt"]):
+    with atheris.instrument_imports(include=["minirt", "requests.utils"]):
         from fuzz import corpus
         from fuzz.targets import TARGETS
     if target not in TARGETS:
