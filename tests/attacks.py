@@ -91,6 +91,9 @@ REFUSED: dict[str, Entries] = {
     "link-inside": lambda where: [  # containerd follows it inside of the layer; nobody needs that
         entry("etc", DIR), entry("l", SYMLINK, linkname="/etc"), entry("l/x", content=b"1"),
     ],
+    "link-inside-relative": lambda where: [
+        entry("etc", DIR), entry("l", SYMLINK, linkname="etc"), entry("l/x", content=b"1"),
+    ],
     "link-of-long-target": lambda where: [
         long_name(str(where).encode() + b"/./" * 30, b"K") + entry("l", SYMLINK, linkname="x"),
         entry("l/canary", content=b"dead"),
@@ -160,6 +163,7 @@ REFUSED: dict[str, Entries] = {
     "empty-link": lambda where: [entry("l", SYMLINK, linkname="")],
     "nul-in-name": lambda where: [pax({"path": b"a\0b"}) + entry("x")],
     "nul-in-link": lambda where: [pax({"linkpath": b"a\0b"}) + entry("x", SYMLINK, linkname="y")],
+    "nul-in-xattr": lambda where: [pax({"SCHILY.xattr.user.a\0b": b"1"}) + entry("x")],
     "device-range": lambda where: [entry("n", CHAR, devmajor=4096, devminor=0)],
     "device-minor": lambda where: [entry("n", BLOCK, devmajor=0, devminor=1 << 20)],
     "device-negative": lambda where: [numbers(entry("n", CHAR), major=-1, minor=3)],

@@ -143,8 +143,8 @@ PULLING: list[tuple[str, list[str]]] = [
 _HEAD = """# What holds against hostile images and registries
 
 Each clause, and the tests that hold it. The page is written by `python tests/hostile.py`; the numbers are the cases
-that pytest collects. tests/test_applier.py, test_store.py and test_registry_hostile.py run as root, as a plain user with
-subordinate ids and as one without (tests/test_plain_user.py).
+that pytest collects. test_applier, test_store and test_registry_hostile run as root, as a plain user with subordinate
+ids and as one without (tests/test_plain_user.py).
 
 Layers made to get out (tests/attacks.py): {tried} tried, {refused} refused, {contained} contained, 0 escaped; the
 same in the form without the kernel's whiteouts.

@@ -178,6 +178,15 @@ def test_xattrs_are_kept_or_left_out_by_policy(lab: Lab) -> None:
         assert os.getxattr(layer / "f", "user.mine") == b"\0\xff"
 
 
+def test_what_was_left_out_is_told_on_few_clear_lines(lab: Lab) -> None:
+    """The names are the image's: thousands of them, and a terminal's control characters among them."""
+    records = {f"SCHILY.xattr.trusted.\x1b[31m\n{number}": b"y" for number in range(3000)}
+    layer = lab.unpack(pax(records) + entry("f"))
+    notes = lab.layers.facts(Digest(f"sha256:{layer.name}"))["notes"]
+    assert all(note.isprintable() for note in notes) and len(notes) <= 22
+    assert sum(times for note, times in notes.items() if note.startswith(("xattr", "other"))) == 3000
+
+
 def test_devices_are_made_by_root_and_left_out_by_others(lab: Lab) -> None:
     layer = lab.unpack(entry("n", CHAR, devmajor=1, devminor=3), entry("b", BLOCK, devmajor=7, devminor=0), entry("x"))
     if ROOT:

@@ -125,7 +125,9 @@ def test_connections_are_used_again(hub: Scripted, client: Open) -> None:
     assert len({request.connection for request in hub.seen("storage")}) == 1
 
 
-def test_tags_come_page_by_page_and_from_nowhere_else(hub: Scripted, client: Open) -> None:
+def test_tags_come_page_by_page_and_from_nowhere_else(
+    hub: Scripted, client: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for tag in "abcd":
         hub.image(APP, tag, [b"x"], ("amd64",))
     registry = client(hub.domain)
@@ -135,6 +137,14 @@ def test_tags_come_page_by_page_and_from_nowhere_else(hub: Scripted, client: Ope
         registry.tags(APP)
     hub.script("registry", "/tags/", body(b'{"tags": ["../../x"]}'))
     with pytest.raises(VerificationError, match="not a tag"):
+        registry.tags(APP)
+    monkeypatch.setattr("minirt.registry.endpoint._MAX_TAGS", 3)
+    with pytest.raises(RegistryError, match="has no end"):
+        registry.tags(APP)
+    again = header("Link", f'</v2/{APP}/tags/list>; rel="next"')
+    hub.script("registry", "/tags/", lambda q, r: again(q, body(b'{"tags": []}')(q, r)), times=2000)
+    monkeypatch.setattr("minirt.registry.endpoint._MAX_PAGES", 20)
+    with pytest.raises(RegistryError, match="has no end"):
         registry.tags(APP)
 
 

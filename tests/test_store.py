@@ -329,6 +329,7 @@ def test_load_reads_what_skopeo_writes(client: Client, hub: Scripted, tmp_path: 
         (b"junk" * 400, "not a tar"),
         (archive(entry("a", content=b"1")), "not an image"),
         (archive(entry("manifest.json", content=b"{}")), "damaged|no image"),
+        (archive(entry("d/" * 3000)), "name is longer than 4096 bytes"),
         (archive(entry("manifest.json", content=b'[{"Config":"../../x","Layers":[]}]')), "not in it"),
         (
             archive(entry("manifest.json", content=b'[{"Config":"c","Layers":["l"]}]'), entry("c", content=b"{}")),

@@ -30,7 +30,7 @@ from minirt.registry.transport import Transport, announced_size, printable
 CHUNK = 1 << 20  # bytes
 _HOLD = 0.1  # seconds until what has arrived is handed on, though it is less: progress moves on a slow line too
 _ACCEPT = ", ".join((OCI_INDEX, OCI_MANIFEST, DOCKER_INDEX, DOCKER_MANIFEST))
-_MAX_PAGES = 1000
+_MAX_PAGES, _MAX_TAGS = 1000, 1_000_000
 _RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)", re.ASCII)
 _TAG = re.compile(r"\w[\w.-]{0,127}", re.ASCII)
 
@@ -89,6 +89,8 @@ class Endpoint:
         for _ in range(_MAX_PAGES):
             page, link = self._transport.persist(lambda url=url: self._tags(url, path))  # type: ignore[misc]
             found += page
+            if len(found) > _MAX_TAGS:
+                break
             following = next_page(url, start, link)
             if not following:
                 return found

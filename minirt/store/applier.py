@@ -26,6 +26,7 @@ from minirt.store.tree import Tree, remove
 OPAQUE = b".wh..wh..opq"
 WHITEOUT = b".wh."
 MAX_PATH = 4096
+_NOTES = 20  # kinds of them
 _REFUSED_XATTRS = ("trusted.", "user.overlay.", "system.nfs4", "security.ima", "security.evm", "security.selinux")
 
 
@@ -243,14 +244,20 @@ class Applier:
     def _set_xattrs(self, file: int | str, entry: tar.Entry) -> None:
         for key, value in entry.xattrs.items():
             if key.startswith(_REFUSED_XATTRS):
-                self.notes[f"xattr {key[:60]} left out"] += 1
+                self._leave_out(key, "")
                 continue
             try:
                 os.setxattr(file, key, value)
             except OSError as error:
                 if error.errno not in (errno.EOPNOTSUPP, errno.EPERM):
                     raise
-                self.notes[f"xattr {key[:60]} left out ({_reason(error)})"] += 1
+                self._leave_out(key, f" ({_reason(error)})")
+
+    def _leave_out(self, key: str, why: str) -> None:
+        """Names of xattrs are the image's words: on one line, and not more of them than anybody reads."""
+        shown = "".join(letter if letter.isprintable() else "?" for letter in key[:60])
+        note = f"xattr {shown} left out{why}"
+        self.notes[note if note in self.notes or len(self.notes) < _NOTES else "other xattrs left out"] += 1
 
     def _finish(self) -> None:
         for path, mtime in self._made.items():

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 _CHUNK = 1 << 20
 _MAX_FILES = 100_000
+_MAX_NAME = 4096  # bytes, a link's target counted
 
 
 def save(layout: Layout, images: list[tuple[Image, Reference | None]]) -> Iterator[bytes]:
@@ -139,6 +140,8 @@ class _Spool:
         for count, entry in enumerate(reader):
             if count > _MAX_FILES:
                 raise UnpackError(f"archive has more than {_MAX_FILES} files")
+            if len(entry.name) + len(entry.linkname) > _MAX_NAME:
+                raise UnpackError(f"archive has a file whose name is longer than {_MAX_NAME} bytes")
             name = _key(entry.name)
             if entry.type == tar.REGULAR:
                 self._take(name, reader, count)

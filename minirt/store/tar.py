@@ -292,6 +292,8 @@ def _merge(entry: Entry, records: dict[bytes, bytes]) -> None:
     """Let the records override the header; an empty value means the header's own."""
     for key, value in records.items():
         if key.startswith(b"SCHILY.xattr."):
+            if b"\0" in key:
+                raise UnpackError(f"entry {entry.name[:80]!r} has a NUL byte in the name of an xattr")
             entry.xattrs[key[13:].decode("utf-8", "surrogateescape")] = value
         elif not value:
             continue
