@@ -15,6 +15,7 @@ from minirt.errors import InvalidInput
 from minirt.registry.challenge import Challenge, parse
 from minirt.registry.credentials import Credential, Credentials
 from minirt.registry.settings import Settings, locality
+from minirt.store.limits import Limits
 
 _NAMES = st.text("abcXYZ09!#$%&'*+.^_`|~-", min_size=1, max_size=8)
 _CHALLENGES = st.lists(
@@ -98,6 +99,14 @@ def test_settings_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ] * 2
 
 
+def test_limits_are_read_and_else_generous(tmp_path: Path) -> None:
+    assert Limits.load(tmp_path / "absent") == Limits()
+    file = tmp_path / "config.toml"
+    file.write_text('[limits]\nentries = 7\nbytes-out = "2 GiB"\nmemory = 500_000_000\n')
+    assert Limits.load(file) == Limits(entries=7, bytes_out=2 << 30, memory=500_000_000)
+    assert Settings.load(file) == Settings()
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
@@ -105,7 +114,17 @@ def test_settings_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ('registry-mirrors = "https://m.example"', "registry-mirrors is not a list of strings"),
         ('mirrors = ["x"]', "unknown key 'mirrors'"),
         ('registry-mirrors = ["m.example"]', "is not a URL"),
+        ('registry-mirrors = ["https://["]', "is not a URL"),
+        ('registry-mirrors = ["https://m.example:99999"]', "is not a URL"),
         ('registry-mirrors = ["http://m.example"]', "plain http"),
+        ("limits = 5", "limits is not a table"),
+        ("[limits]\nsecond = 5", "unknown limit 'second'; the limits are entries, depth, bytes-out"),
+        ("[limits]\nbytes_out = 5", "unknown limit"),
+        ("[limits]\nentries = -1", "limits.entries is not a whole number above 0"),
+        ("[limits]\nentries = true", "limits.entries is not a whole number"),
+        ('[limits]\nentries = "5k"', "limits.entries is not a whole number"),
+        ('[limits]\nmemory = "much"', "limits.memory: 'much' is not a size"),
+        ("[limits]\nmemory = 0", "limits.memory is not a size like 2GiB above 0"),
         ('registry-mirrors = ["https://me:pw@m.example"]', "no user or password"),
         ('insecure-registries = ["http://r.example"]', "is not host"),
         ('insecure-registries = ["10.0.0.0/33"]', "is not host"),
@@ -115,7 +134,7 @@ def test_settings_that_make_no_sense_are_refused(tmp_path: Path, text: str, reas
     file = tmp_path / "config.toml"
     file.write_text(text)
     with pytest.raises(InvalidInput, match=reason) as caught:
-        Settings.load(file)
+        Settings.load(file) and Limits.load(file)
     assert str(file) in str(caught.value) and "\n" not in str(caught.value) and "pw" not in str(caught.value)
 
 

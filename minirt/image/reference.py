@@ -69,7 +69,10 @@ class Reference:
         if self.domain != DEFAULT_DOMAIN:
             return self.name
         rest = self.path.removeprefix(OFFICIAL)
-        return rest if "/" not in rest else self.path
+        if "/" not in rest:
+            return rest
+        # docker drops the domain here too, and then shows the name of an image elsewhere.
+        return self.name if _split_domain(self.path)[0] != DEFAULT_DOMAIN else self.path
 
     @property
     def familiar(self) -> str:

@@ -13,7 +13,7 @@ import socket
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from minirt import config
 from minirt.errors import InvalidInput
@@ -28,7 +28,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         for url in self.registry_mirrors:
-            parts = urlsplit(url)
+            parts = _split(url)
             if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
                 raise InvalidInput(f"registry-mirrors: {url!r} is not a URL like https://mirror.example")
             if "@" in parts.netloc:
@@ -82,6 +82,15 @@ def locality(host: str) -> str:
     if address.is_loopback or address.is_unspecified:
         return "loopback"
     return "link-local" if address.is_link_local else ""
+
+
+def _split(url: str) -> SplitResult:
+    """Its parts; none where it is no URL."""
+    try:
+        parts = urlsplit(url)
+        return parts if parts.port != 0 else urlsplit("")
+    except ValueError:  # a host or a port that is none
+        return urlsplit("")
 
 
 def _is_network(entry: str) -> bool:
