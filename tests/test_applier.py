@@ -96,6 +96,7 @@ def test_every_kind_of_entry(lab: Lab) -> None:
         entry("implied/by/x", content=b"x"),
     )
     d, f = layer / "d", (layer / "d" / "f").lstat()
+    assert stat.S_IMODE(layer.parent.stat().st_mode) == 0o700  # set-id programs of an image are no other user's
     assert stat.S_IMODE(layer.stat().st_mode) == 0o751 and layer.stat().st_mtime == 5
     assert stat.S_IMODE(d.stat().st_mode) == 0o1777 and d.stat().st_mtime == 7
     assert (d / "f").read_bytes() == b"hi" and stat.S_IMODE(f.st_mode) == 0o4755 and f.st_mtime == 123

@@ -242,6 +242,9 @@ def challenge(realm: str) -> Fault:
         (challenge("http://registry.example/token"), "plain http to registry.example is refused"),
         (challenge("https://169.254.169.254/token"), "169.254.169.254, a link-local address: refused"),
         (challenge("file:///etc/passwd"), "not an http URL"),
+        (challenge("https://["), "cannot reach https://.: Invalid IPv6 URL"),
+        (challenge("https://127.0.0.1:99999/t"), "Port out of range"),
+        (challenge("https://127.0.0.1:x/t"), "Port could not be cast"),
         (challenge("https://me:pw@127.0.0.1/t"), "with a user name in the URL"),
         (status(401), "neither Basic nor Bearer"),
         (status(401, WWW_Authenticate="Negotiate"), "neither Basic nor Bearer"),
@@ -490,6 +493,9 @@ def test_a_registry_that_is_not_there(client: Open, monkeypatch: pytest.MonkeyPa
         with pytest.raises(Unreachable, match=f"^cannot reach {nobody.domain}: Connection refused$"):
             registry.manifest(APP, "1")
     assert time.monotonic() - started < 2  # nobody waits for a registry that never answered
+
+    with pytest.raises(RegistryError, match=r"^cannot reach https://localhost:99999: Port out of range 0-65535$"):
+        client("localhost:99999")
 
     asked = []
 

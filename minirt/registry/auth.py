@@ -18,7 +18,7 @@ from minirt.errors import RegistryError, Unauthorized, VerificationError
 from minirt.image.manifest import load_json
 from minirt.registry.challenge import Challenge
 from minirt.registry.credentials import Credential
-from minirt.registry.transport import Transport
+from minirt.registry.transport import Transport, checked
 
 MAX_TOKEN = 1 << 20  # bytes of a token service's answer
 _LEAST_LIFE = 60  # seconds: the token spec's default, and the least docker counts on
@@ -54,6 +54,7 @@ class Bearer:
 
     def __init__(self, challenge: Challenge, credential: Credential | None, transport: Transport) -> None:
         self._realm, self._service = _service(challenge)
+        checked(self._realm)
         self._credential, self._transport = credential, transport
         self._tokens: dict[str, tuple[str, float, float]] = {}  # scope → token, fetched and good until (monotonic)
         self._named: dict[str, str] = {}  # our scope → the scope the registry named for it

@@ -52,7 +52,7 @@ class Transport:
         self, home: str, settings: Settings, connect_timeout: float, stall_timeout: float, attempts: int, backoff: float
     ) -> None:
         """Times in seconds; `attempts` at least 1; `backoff` is the longest first pause, doubled each time."""
-        self._home = _origin(home)
+        self._home = _origin(checked(home))
         self._settings = settings
         self._plain = settings.insecure(urlsplit(home).netloc)
         self._near = locality(urlsplit(home).hostname or "")
@@ -257,6 +257,15 @@ class _Session(requests.Session):
 
     def get_redirect_target(self, resp: requests.Response) -> None:
         return None
+
+
+def checked(url: str) -> str:
+    """The URL, whose host and port are such. Raises RegistryError; whoever names it, user or registry, may err."""
+    try:
+        _origin(url)
+    except ValueError as error:
+        raise RegistryError(f"cannot reach {printable(url)}: {error}") from error
+    return url
 
 
 def announced_size(response: requests.Response) -> int | None:

@@ -378,7 +378,6 @@ def answer(data: bytes) -> None:
                 got += len(chunk)
             assert got == len(content) - offset
         assert got <= len(content) - offset
-    exchange.close()
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
