@@ -72,7 +72,7 @@ class Reference:
         if "/" not in rest:
             return rest
         # docker drops the domain here too, and then shows the name of an image elsewhere.
-        return self.name if _split_domain(self.path)[0] != DEFAULT_DOMAIN else self.path
+        return self.path if _split_domain(self.path) == (DEFAULT_DOMAIN, self.path) else self.name
 
     @property
     def familiar(self) -> str:

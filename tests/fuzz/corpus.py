@@ -147,6 +147,7 @@ FOUND: list[tuple[str, bytes]] = [
     ("archive", b"\xff" + _numbers(tars.entry("n"), 136, 12)),  # a time that no file can have: an OverflowError
     ("archive", b"\xff" + _numbers(tars.entry("n", b"S"), 483, 12)),  # a sparse file of less than no bytes
     ("reference", b"docker.io/bdocker.io/bb"),  # shown as an image of another registry
+    ("reference", b"docker.io/docker.io/b/bd"),  # shown as another image of this one
     ("settings", b'registry-mirrors = ["https://m.s = [le"]'),  # a ValueError
     ("retry-after", b"5\x1f"),  # stripped by one reader and not by the other: a ValueError
     ("layout", b'{"manifests": [{"annotations": "x"}]}'),  # an AttributeError
