@@ -335,7 +335,7 @@ def test_https_never_becomes_http(hub: Scripted, client: Open, tmp_path: Path) -
 def test_credentials_stay_at_home(hub: Scripted, client: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not to storage, not to the origin once it was left, not from .netrc, not for storage's own challenge."""
     netrc = tmp_path / "netrc"
-    netrc.write_text(f"machine 127.0.0.2 login {USER} password {PASSWORD}\nmachine 127.0.0.1 login x password y\n")
+    netrc.write_text("machine 127.0.0.2 login a password b\nmachine 127.0.0.1 login x password y\n")
     monkeypatch.setenv("NETRC", str(netrc))
     with Scripted(auth="basic") as basic:
         basic.image(APP, "1", LAYERS)

@@ -124,7 +124,8 @@ class Bars:
             print(clean(f"{layer}: {status}" if layer else status), file=self._stream, flush=True)
             return
         self._layers.setdefault(layer, _Layer()).update(item)
-        if time.monotonic() >= self._next:
+        # What is waited for is shown at once: nothing else may come for a second.
+        if time.monotonic() >= self._next or status.startswith("Retrying in "):
             self._draw()
 
     def close(self) -> None:
