@@ -260,12 +260,12 @@ def test_a_date_to_wait_for_is_waited_for_and_told(client: Open, code: int) -> N
     told: list[str] = []
     with Scripted(auth="none") as hub:
         hub.image(APP, "1", [b"x"])
+        started = time.monotonic()
         date = email.utils.formatdate(time.time() + 3, usegmt=True)
         hub.script("registry", "/manifests/", status(code, Retry_After=date))
-        started = time.monotonic()
         with telling(told.append):
             client(hub.domain).manifest(APP, "1")
-        assert 1 <= time.monotonic() - started < 10
+        assert 1.9 <= time.monotonic() - started < 20
         far = email.utils.formatdate(time.time() + 3600, usegmt=True)
         hub.script("registry", "/manifests/", status(code, Retry_After=far), times=9)
         before = len(hub.seen("registry"))
@@ -273,7 +273,7 @@ def test_a_date_to_wait_for_is_waited_for_and_told(client: Open, code: int) -> N
             client(hub.domain).manifest(APP, "1")
         assert len(hub.seen("registry", "/manifests/")) == before  # asked once more, and not waited for an hour
     seconds = [int(re.match(r"Retrying in (\d+) seconds?: ", line)[1]) for line in told]  # type: ignore[index]
-    assert seconds == sorted(seconds, reverse=True) and seconds[-1] == 1 and len(seconds) in (2, 3, 4), told
+    assert seconds == sorted(seconds, reverse=True) and seconds[-1] == 1 and len(seconds) <= 4, told
 
 
 def test_pauses_grow_and_differ(monkeypatch: pytest.MonkeyPatch) -> None:
