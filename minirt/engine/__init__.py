@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,7 +35,7 @@ from minirt.engine.monitor import Monitor
 from minirt.engine.pull import Pull
 from minirt.engine.sources import Sources
 from minirt.engine.volumes import Volumes
-from minirt.errors import InvalidInput
+from minirt.errors import InvalidInput, StoreError
 from minirt.image.platform import Platform
 from minirt.image.reference import Reference
 from minirt.store.store import Store
@@ -68,9 +68,17 @@ class Engine:
         """What a daemon does once: notice the ends of containers from now on, and those since the last daemon's."""
         from minirt.runtime.launcher import Launcher
 
+        self.mend()
         self.containers.launcher = Launcher()
         self.containers.monitor = Monitor(self.containers)
         self.containers.monitor.begin()
+
+    def mend(self) -> None:
+        """Take away what killed processes left half made; what stays, `check` tells and `prune` takes."""
+        self.store.mend()
+        with suppress(OSError, StoreError):  # it may be read-only, full or broken
+            self.containers.sweep()
+            self.volumes.sweep()
 
     def close(self) -> None:
         """Containers go on."""

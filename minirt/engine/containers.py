@@ -211,10 +211,16 @@ class Containers(Life):
                     if self.discard(record, _BRIEF):
                         freed += size
                         gone.append(record["Id"])
-            for folder in self._store.half_made():
-                self._store.remove_folder(folder, self._store.ids)
+        self.sweep()
         self.events.publish("container", "prune", "", reclaimed=str(freed))
         return {"ContainersDeleted": gone, "SpaceReclaimed": freed}
+
+    def sweep(self) -> None:
+        """Remove containers whose making or removal was cut short."""
+        if self._store.half_made():  # else nobody waits for the lock
+            with locked(self._store.root / "containers.lock"):
+                for folder in self._store.half_made():
+                    self._store.remove_folder(folder, self._store.ids)
 
     def leftovers(self) -> Iterator[Problem]:
         """What containers that no longer run left outside their folders: rows as those of `Store.check`."""

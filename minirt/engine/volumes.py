@@ -157,9 +157,10 @@ class Volumes:
 
     def sweep(self) -> None:
         """Remove what was half made."""
-        with self._locked():
-            for folder in self._half_made():
-                remove_tree(folder, self._store.ids)
+        if self._half_made():  # else nobody waits for the lock
+            with self._locked():
+                for folder in self._half_made():
+                    remove_tree(folder, self._store.ids)
 
     def release(self, points: Points) -> None:
         """Remove the volumes that a container, which is gone, had to itself: unnamed ones that nobody else uses."""

@@ -26,6 +26,7 @@ from minirt.image.manifest import MAX_DOCUMENT, Index, Manifest, parse
 from minirt.image.platform import Platform
 from minirt.image.reference import Reference
 from minirt.store import tar
+from minirt.store.files import sync_directory
 from minirt.store.inflate import inflate, sniff
 from minirt.store.layout import Layout
 from minirt.store.limits import Limits, OverLimit
@@ -184,6 +185,7 @@ class _Spool:
                 kind = sniff(file.read(4).ljust(4, b"\0"))
             os.chmod(path, 0o644)
             os.replace(path, layout.blob(digest))
+            sync_directory(layout.blob(digest).parent)
         else:
             with open(layout.blob(digest), "rb") as file:
                 kind = sniff(file.read(4).ljust(4, b"\0"))

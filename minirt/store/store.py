@@ -13,7 +13,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -74,7 +74,7 @@ class Store:
         self.names = Names(self.layout)
         try:
             root.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with self.using():
+            with self._held():
                 self._check_version()
                 self.containers.mkdir(exist_ok=True, mode=0o700)
                 self.layout.create()
@@ -112,7 +112,7 @@ class Store:
         overlay: dict[str, Any] = {"works": False, "reason": "this machine refuses namespaces"}
         fuse = False
         if ids is not None and not ids.faked:
-            with self.using():
+            with self._held():
                 overlay = self._try(ids, "try-overlay")
                 fuse = not overlay["works"] and self._try(ids, "try-fuse-overlayfs")["works"]
         found = {
@@ -124,7 +124,7 @@ class Store:
             "untried": overlay.get("untried", False),  # then layers have the form that others gave them
         }
         if overlay["works"]:
-            with self.using():
+            with self._held():
                 write_atomic(record, json.dumps(found).encode())
         return found
 
@@ -168,8 +168,17 @@ class Store:
             self.root, self.layout, self.ids, plain=self.driver != "overlay" and not self._rights.get("untried")
         )
 
-    def using(self) -> contextlib.AbstractContextManager[int | None]:
-        """Hold while looking content up and starting to depend on it."""
+    @contextlib.contextmanager
+    def using(self) -> Iterator[None]:
+        """Hold while looking content up and starting to depend on it. Where that fails, nothing stays half written."""
+        try:
+            with self._held():
+                yield
+        except (OSError, StoreError):  # a disk that is full or broken, a worker that was killed
+            self.mend()
+            raise
+
+    def _held(self) -> contextlib.AbstractContextManager[int | None]:
         return locked(self.root / "gc.lock", shared=True)
 
     def image(self, manifest: Digest) -> Image:
@@ -231,25 +240,37 @@ class Store:
                 with contextlib.suppress(InvalidInput):  # not a layer's name: not ours
                     if (digest := Digest(f"sha{4 * len(path.name)}:{path.name}")) not in diff_ids:
                         gone.append(digest)
-            paths = [str(path) for path in (*self._leftovers(layers), *(layers / digest.hex for digest in gone))]
-            for start in range(0, len(paths), _BATCH):
-                freed += work({"action": "remove", "paths": paths[start : start + _BATCH]}, ids)["bytes"]
+            freed += self._remove((*self._leftovers(layers.name), *(layers / digest.hex for digest in gone)), ids)
             for file in layers.glob("*.json"):
                 if not file.with_suffix("").exists():
                     file.unlink()
             return gone, freed
 
-    def _leftovers(self, layers: Path) -> list[Path]:
-        """What killed processes left half written; only true while no other process writes (see `gc.lock`)."""
-        half = (
-            ".*.new",
-            ".load-*",
-            ".trial-*",
-            "oci/.*.new",
-            "oci/blobs/*/.*.new",
-            f"layers/{layers.name}/.*",
-        )
+    def _leftovers(self, form: str) -> list[Path]:
+        """What killed processes left half written; only true while no other process writes (see `gc.lock`).
+
+        Of unpacked layers those of this form: others may have owners that we are not.
+        """
+        half = (".*.new", ".load-*", ".trial-*", "oci/.*.new", "oci/blobs/*/.*.new", f"layers/{form}/.*")
         return [path for pattern in half for path in sorted(self.root.glob(pattern))]
+
+    def mend(self) -> None:
+        """Take away what killed processes left half written, where nobody is at work; `check` tells what stays."""
+        if not self._leftovers("*"):  # a daemon's start waits for this
+            return
+        with contextlib.suppress(OSError, StoreError):  # it may be read-only, full or broken
+            form, ids = self.layers.folder.name, self.ids  # before the lock, as in `sweep`
+            with locked(self.root / "gc.lock", wait=False) as alone:
+                if alone is not None:
+                    self._remove(self._leftovers(form), ids)
+
+    @staticmethod
+    def _remove(paths: Iterable[Path], ids: IdMapping | None) -> int:
+        """Remove trees, whoever owns their files; bytes freed."""
+        words, freed = [str(path) for path in paths], 0
+        for start in range(0, len(words), _BATCH):
+            freed += work({"action": "remove", "paths": words[start : start + _BATCH]}, ids)["bytes"]
+        return freed
 
     def _ingests(self) -> list[Path]:
         folder = self.root / "ingest"
@@ -271,10 +292,10 @@ class Store:
         for name in self.names.damaged():
             yield {"what": f"name {name[:200]}", "problem": "its entry in index.json is damaged"}
         left = []
-        layers = self.layers.folder  # before the lock, as in `sweep`
+        form = self.layers.folder.name  # before the lock, as in `sweep`
         with contextlib.suppress(OSError), locked(self.root / "gc.lock", wait=False) as alone:  # a read-only store
             if alone is not None:  # else they may be what another process is at right now
-                left = [f"{path.name[:13]} in {path.parent.name}" for path in self._leftovers(layers)]
+                left = [f"{path.name[:13]} in {path.parent.name}" for path in self._leftovers(form)]
                 left += [f"container {folder.name[:12]}" for folder in self.half_made()]
         for what in left:
             yield {"what": what, "problem": "half made: `minirt system prune` removes it"}

@@ -32,6 +32,7 @@ from minirt.store.tree import remove, walk
 from minirt.userns import IdMapping, become_root
 
 _CHUNK = 1 << 20
+_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EIO)  # the disk's, whatever was asked of it
 
 
 def main(job: str) -> int:
@@ -65,7 +66,7 @@ class _Verified:
 
     def __init__(self, path: Path, digest: Digest, size: int, keep: bool) -> None:
         self._file = open(path, "r+b" if keep else "rb", buffering=0)  # noqa: SIM115 (closed by close)
-        self._keep = keep
+        self._path, self._keep = path, keep
         self._hasher = digest.hasher()
         self._digest, self._size = digest, size
         self._on_disk = os.fstat(self._file.fileno()).st_size
@@ -97,7 +98,25 @@ class _Verified:
                 f"layer {self._digest.short} does not match its digest: the bytes received are not {self._digest}"
             )
         if self._keep:
-            os.fsync(self._file.fileno())
+            try:
+                os.fsync(self._file.fileno())
+            except OSError:
+                self._write_anew()
+                raise
+
+    def _write_anew(self) -> None:
+        """After a failed fsync the kernel takes the file's pages for written: they read well and may not be on the
+        disk, whatever a later fsync says (fsync(2)). What was received is kept in pages that it does write."""
+        anew = self._path.with_suffix(".anew")
+        try:
+            with open(anew, "wb") as file:
+                os.lseek(self._file.fileno(), 0, os.SEEK_SET)
+                while chunk := self._file.read(_CHUNK):
+                    file.write(chunk)
+            os.replace(anew, self._path)
+        except OSError:  # then it is received again
+            anew.unlink(missing_ok=True)
+            self._path.unlink(missing_ok=True)
 
     def close(self) -> None:
         self._file.close()
@@ -263,7 +282,7 @@ def _try_overlay(job: dict[str, Any], ids: IdMapping) -> dict[str, Any]:
         linux.mount("overlay", "merged", "overlay", 0, options)
         Path("merged/file").touch()
     except OSError as error:
-        return {"works": False, "reason": str(error.strerror)}
+        return {"works": False, "reason": str(error.strerror), "untried": error.errno in _TROUBLE}
     return {"works": True, "reason": ""}
 
 
