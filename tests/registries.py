@@ -191,6 +191,7 @@ class Server:
         class Quiet(ThreadingHTTPServer):
             daemon_threads = True
             block_on_close = False
+            request_queue_size = 128  # fifty clients at once
 
             def handle_error(self, *_: Any) -> None:
                 pass  # what went wrong shows in the client
