@@ -30,7 +30,7 @@ from minirt.runtime import container as runtime
 from minirt.runtime.spec import write_bundle
 from minirt.runtime.state import now
 from minirt.store import snapshots
-from minirt.store.files import locked, write_atomic
+from minirt.store.files import locked, sync_files, write_atomic
 from minirt.store.layers import work
 from minirt.store.store import Image
 from minirt.userns import IdMapping
@@ -113,6 +113,8 @@ class Containers(Life):
                     from minirt.engine import files
 
                     files.populate(folder, ids, copies)
+                if not settled.host.get("AutoRemove"):  # one that goes with its command need not outlive a power cut
+                    sync_files(folder)
                 write_atomic(folder / "container.json", json.dumps(record).encode())
             except BaseException:
                 self._store.remove_folder(folder, ids)

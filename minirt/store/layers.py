@@ -96,7 +96,12 @@ class Layers:
                 have = layer.size if self._layout.has(layer.digest) else self.received(layer)
                 if have < layer.size and feed is None:
                     raise errors.NotFound(f"layer {layer.digest.short} is not in the store: pull the image again")
-                work(job, self.ids, feed(have) if feed and have < layer.size else (), held)
+                try:
+                    work(job, self.ids, feed(have) if feed and have < layer.size else (), held)
+                except errors.VerificationError:
+                    if feed is None or not have:
+                        raise
+                    work(job, self.ids, feed(0), held)  # what lay here was damaged, by a power cut say: now it is gone
                 return True
             finally:
                 lock.unlink(missing_ok=True)

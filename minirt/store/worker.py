@@ -67,6 +67,7 @@ class _Verified:
     def __init__(self, path: Path, digest: Digest, size: int, keep: bool) -> None:
         self._file = open(path, "r+b" if keep else "rb", buffering=0)  # noqa: SIM115 (closed by close)
         self._path, self._keep = path, keep
+        self.damaged = False
         self._hasher = digest.hasher()
         self._digest, self._size = digest, size
         self._on_disk = os.fstat(self._file.fileno()).st_size
@@ -85,6 +86,7 @@ class _Verified:
                     left = left[self._file.write(left) :]
         self.position += len(chunk)
         if self.position > self._size:
+            self.damaged = True
             raise errors.VerificationError(f"layer {self._digest.short} is longer than the {self._size} bytes promised")
         self._hasher.update(chunk)
         return chunk
@@ -94,6 +96,7 @@ class _Verified:
         while self():
             pass
         if not self._digest.matches(self._hasher):
+            self.damaged = True
             raise errors.VerificationError(
                 f"layer {self._digest.short} does not match its digest: the bytes received are not {self._digest}"
             )
@@ -151,8 +154,8 @@ def _unpack_held(job: dict[str, Any], ids: IdMapping) -> dict[str, Any]:
         if layer and aside:
             _publish(aside, layer, answer)
     except (errors.VerificationError, errors.UnpackError):
-        if keep:  # bad bytes must not be resumed
-            ingest.unlink(missing_ok=True)
+        if keep or source.damaged:  # bad bytes must not be resumed
+            (ingest if keep else blob).unlink(missing_ok=True)
         raise
     finally:
         source.close()
