@@ -26,6 +26,7 @@ from minirt.errors import Conflict, MinirtError, NotFound, StoreError
 from minirt.image.descriptor import DOCKER_MANIFEST
 from minirt.image.digest import Digest
 from minirt.store.store import Store
+from minirt.userns import mapping
 
 SLOW = 8 << 20
 
@@ -360,11 +361,54 @@ def test_check_of_a_store_that_was_never_used(tmp_path: Path) -> None:
 def test_a_store_from_elsewhere_is_refused(tmp_path: Path) -> None:
     (tmp_path / "s").mkdir()
     (tmp_path / "s" / "version").write_text("99\n")
-    with pytest.raises(StoreError, match="written by another minirt"):
+    with pytest.raises(StoreError, match="written by a newer minirt .its format is 99, ours 1.: use that one, or set"):
+        Store(tmp_path / "s")
+    (tmp_path / "s" / "version").write_text("one\n")
+    with pytest.raises(StoreError, match="not a store of ours: its format is 'one'"):
         Store(tmp_path / "s")
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="cannot use"):
         Store(tmp_path / "file")
+
+
+def test_a_store_of_an_older_format_is_brought_up_to_ours(client: Client, hub: Scripted) -> None:
+    """Format 0: no number, and unpacked layers of one form, directly in their folder. Nothing is fetched again."""
+    hub.image("team/app", "1", layers=[layer("a"), layer("b")])
+    pull(client, name(hub, "team/app:1"))
+    stop(client)
+    root = client.root
+    (form,) = root.glob("layers/*")
+    for path in form.iterdir():
+        path.rename(root / "layers" / path.name)
+    form.rmdir()
+    (root / "version").unlink()
+    asked = len(hub.seen("storage"))
+    clean(client)
+    assert (root / "version").read_text() == "1\n"
+    assert sorted(path.suffix for path in form.iterdir()) == ["", "", ".json", ".json"]
+    pull(client, name(hub, "team/app:1"))
+    assert len(hub.seen("storage")) == asked
+    identity = client.create({"Image": name(hub, "team/app:1"), "Cmd": ["/hello"]})["Id"]
+    client.remove(identity)
+
+
+def test_a_migration_that_was_cut_short_is_done_again(tmp_path: Path) -> None:
+    Store(tmp_path / "s")
+    (tmp_path / "s" / "version").unlink()
+    for digit in "ab":
+        (tmp_path / "s" / "layers" / (digit * 64)).mkdir(parents=True)
+        (tmp_path / "s" / "layers" / f"{digit * 64}.json").write_text("{}")
+    form = tmp_path / "s" / "layers" / mapping().form
+    form.mkdir()
+    (tmp_path / "s" / "layers" / ("a" * 64)).rename(form / ("a" * 64))
+    Store(tmp_path / "s")
+    assert len(list(form.iterdir())) == 4 and [form] == list((tmp_path / "s" / "layers").iterdir())
+
+
+def stop(client: Client) -> None:
+    """No daemon runs over it any more."""
+    client.close()
+    subprocess.run([sys.executable, "-m", "minirt", "daemon", "stop"], check=True)
 
 
 def test_a_store_that_cannot_be_written_says_so(tmp_path: Path) -> None:

@@ -25,12 +25,12 @@ from minirt.image.descriptor import Descriptor
 from minirt.image.digest import Digest
 from minirt.image.manifest import Manifest, load_json, parse
 from minirt.store.files import locked, write_atomic
+from minirt.store.format import settle
 from minirt.store.layers import Layers, remove_tree, work
 from minirt.store.layout import Layout
 from minirt.store.names import Named, Names
 from minirt.userns import IdMapping, detect
 
-VERSION = "1"
 _AGAIN = 5.0  # seconds
 _BATCH = 50  # paths one worker is told to remove: an argument has at most 128 KiB
 
@@ -74,23 +74,13 @@ class Store:
         self.names = Names(self.layout)
         try:
             root.mkdir(parents=True, exist_ok=True, mode=0o700)
+            settle(root)
             with self._held():
-                self._check_version()
                 self.containers.mkdir(exist_ok=True, mode=0o700)
                 self.layout.create()
         except OSError as error:
             hint = " (another MINIRT_ROOT can be set)" if isinstance(error, PermissionError) else ""
             raise StoreError(f"cannot use {root} as the store: {error.strerror}{hint}") from error
-
-    def _check_version(self) -> None:
-        marker = self.root / "version"
-        try:
-            version = marker.read_text().strip()
-        except FileNotFoundError:
-            write_atomic(marker, VERSION.encode() + b"\n", 0o644)
-            version = VERSION
-        if version != VERSION:
-            raise StoreError(f"{self.root} was written by another minirt (format {version[:20]!r}, ours is {VERSION})")
 
     @cached_property
     def _rights(self) -> dict[str, Any]:
