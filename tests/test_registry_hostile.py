@@ -6,6 +6,7 @@ Whole pulls too: through the engine, into a store that verifies afterwards.
 from __future__ import annotations
 
 import email.utils
+import functools
 import gzip
 import json
 import random
@@ -109,10 +110,15 @@ def test_what_comes_over_the_wire(client: Open, name: str) -> None:
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
 
 
+@functools.cache
+def _bomb() -> bytes:
+    return gzip.compress(b" " * (200 << 20), 1)
+
+
 @pytest.mark.parametrize("kind", ["gzip", "x-gzip", "deflate", "br", "zstd"])
 def test_a_document_that_comes_compressed_is_not_inflated(client: Open, kind: str) -> None:
     """A bomb of 400 to 1, or a mistake: no encoding was asked for."""
-    bomb = gzip.compress(b" " * (200 << 20), 1)
+    bomb = _bomb()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with Scripted(auth="none") as hub:
         hub.image(APP, "1", [b"x"])
@@ -480,3 +486,11 @@ def test_the_user_sees_what_is_waited_for(
         assert f"{short}: Retrying in {seconds}: 127.0.0.2:" in screen.text, screen.text
     assert screen.text.index("Retrying in 2 seconds: 127") < screen.text.rindex(f"{short}: Pull complete")
     assert ("\x1b[" in screen.text) == terminal
+
+
+def test_a_terminal_shows_a_wait_though_it_just_showed_something(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    screen = _Screen(True)
+    lines = ("Pulling fs layer", "Retrying in 2 seconds: x", "Retrying in 1 second: x", "Pull complete")
+    progress.show(({"status": line, "id": "a", "progressDetail": {}} for line in lines), screen)  # type: ignore[arg-type]
+    assert all(f"a: {line}" in screen.text for line in lines)
