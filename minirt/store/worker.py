@@ -186,6 +186,8 @@ def _apply(job: dict[str, Any], aside: Path, source: _Verified, ids: IdMapping) 
         problem = _apply_or_blame(applier, hashed)
     except MemoryError:
         raise OverLimit("memory", f"layer takes more than {limits.memory} bytes of memory to unpack") from None
+    finally:
+        signal.signal(signal.SIGXCPU, signal.SIG_IGN)  # what follows is no work of the archive's making
     if problem:
         # A damaged download and a hostile archive look alike from here; the digest tells them apart.
         source.finish()
@@ -203,7 +205,6 @@ def _bound(limits: Limits) -> None:
     import resource
 
     def out_of_time(*_: object) -> None:
-        signal.signal(signal.SIGXCPU, signal.SIG_IGN)  # clearing up is free
         raise OverLimit("seconds", f"layer takes more than {limits.seconds} seconds of processor time to unpack")
 
     signal.signal(signal.SIGXCPU, out_of_time)
