@@ -215,13 +215,11 @@ class Pull:
 
         if self._store.layout.has(layer.digest):
             self._events.put(_line("Extracting", layer, 0))
-        resumed = self._store.layers.received(layer)
         try:
             fetched = self._store.layers.fetch(layer, diff_id, feed)
         except VerificationError:
-            # Wrong may be what a mirror sent, or what an earlier pull left: once more, all of it, and from elsewhere.
-            if not (registry.distrust(layer.digest) or resumed):
-                raise
+            if not registry.distrust(layer.digest):
+                raise  # else a mirror sent something wrong: once more, all of it, and from elsewhere
             self._events.put(_line("Verification failed, downloading again", layer))
             fetched = self._store.layers.fetch(layer, diff_id, feed)
         self._events.put(_line("Pull complete" if fetched else "Already exists", layer))
