@@ -14,7 +14,7 @@ def test_unpacking_and_the_store_hold_for_a_plain_user(subuids: bool) -> None:
     with users.plain_user(subuids) as user:
         result = user.run(
             [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "2", "tests/test_applier.py",
-             "tests/test_store.py", "tests/test_registry_hostile.py"],
+             "tests/test_store.py", "tests/test_store_durable.py", "tests/test_registry_hostile.py"],
             timeout=600, check=False,
         )  # fmt: skip
         assert result.returncode == 0, result.stdout[-6000:] + result.stderr[-2000:]

@@ -125,6 +125,8 @@ def test_what_lay_damaged_is_received_again(client: Client, hub: Scripted) -> No
 
 def test_bytes_whose_fsync_failed_are_written_anew(client: Client, hub: Scripted) -> None:
     """The kernel takes their pages for written (fsync(2)): another fsync of the same file would say all is well."""
+    if os.geteuid():
+        pytest.skip("under a plain user's strace newuidmap has no privileges")
     pull(client, hub)
     client.remove_image(name(hub))
     client.prune()

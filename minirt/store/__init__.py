@@ -4,6 +4,7 @@
     ingest/       downloads that are not complete yet                                               worker
     layers/       unpacked layers in overlay form, by DiffID: complete or absent                    layers, applier, tar
     containers/   each container's writable part over shared layers                                 snapshots
+    version       the number of this format: older ones are brought up to it                        format
 
 Life of a layer: a stream of bytes is fed to a *worker* process, which in one pass writes the ingest file and its
 digest, inflates, digests again (the DiffID), and applies the tar to a hidden folder. Only when both digests match are
