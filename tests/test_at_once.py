@@ -90,8 +90,9 @@ def test_through_one_daemon(root: Path, hub: Scripted, count: int, same: bool) -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("same", [True, False], ids=["the same", "overlapping"])
-@pytest.mark.parametrize(("processes", "threads"), [(2, 1), (10, 5)], ids=["2", "50"])
+@pytest.mark.parametrize(
+    ("processes", "threads", "same"), [(2, 1, True), (10, 1, True), (10, 5, False)], ids=["2", "10", "50, overlapping"]
+)
 def test_by_several_processes(root: Path, hub: Scripted, processes: int, threads: int, same: bool) -> None:
     words = [sys.executable, "-c", PROCESS, str(root), str(threads)]
     wanted = names(hub, processes * threads, same)

@@ -10,7 +10,6 @@ work meanwhile (`gc.lock`). A change that an older minirt would misread takes a 
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 from collections.abc import Callable
@@ -59,7 +58,7 @@ def _give_layers_a_form(root: Path) -> None:
         form = layers / mapping().form
         form.mkdir(exist_ok=True, mode=0o700)
         for path in sorted(formless, reverse=True):  # what is known of a layer before the layer
-            with contextlib.suppress(FileExistsError):
+            if not (form / path.name).exists():
                 os.replace(path, form / path.name)
         sync_directory(form)
         sync_directory(layers)
