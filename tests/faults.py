@@ -179,6 +179,7 @@ class Bench:
         assert answers[0][0], answers
         found = [point for name in THREADS if (logs / name).exists() for point in self._points(name, logs / name)]
         shutil.rmtree(logs)
+        assert found, "strace saw nothing"
         return found
 
     @staticmethod
@@ -213,6 +214,8 @@ class Bench:
         return plan
 
     def sweep(self, name: str, plan: list[tuple[Point, str]], tally: Tally) -> None:
+        if not plan:
+            return
         scenario = SCENARIOS[name]
         self.fresh(self.model)
         self.well(scenario.verb, *scenario.again, ("clear",))
