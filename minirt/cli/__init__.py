@@ -25,7 +25,10 @@ VERBS = {
     "exec": ("exec", "Run one more command in a running container"),
     "ps": ("containers", "List containers"),
     "pull": ("images", "Download an image from a registry"),
+    "push": ("images", "Upload an image to a registry"),
     "images": ("images", "List images"),
+    "login": ("login", "Log in to a registry"),
+    "logout": ("login", "Log out from a registry"),
     "version": ("system", "Show the versions of the client and of the engine"),
     "info": ("system", "Show what the engine is and has"),
     "attach": ("attach", "Join our terminal or streams to a running container"),
@@ -59,6 +62,7 @@ VERBS = {
     "system prune": ("prune", "Free what nothing uses"),
     "container prune": ("prune", "Remove all stopped containers"),
     "image prune": ("prune", "Remove images that nothing uses"),
+    "manifest inspect": ("manifest", "Show the manifest that a registry has"),
     "network ls": ("volumes", "List networks"),
     "network prune": ("prune", "Remove networks that nothing uses (we make none)"),
     "volume create": ("volumes", "Create a volume"),
@@ -76,7 +80,7 @@ _CONTAINER_VERBS = (
     "unpause update wait"
 )
 ALIASES = {
-    **{f"image {name}": [name] for name in ("history", "import", "load", "pull", "save", "tag")},
+    **{f"image {name}": [name] for name in ("history", "import", "load", "pull", "push", "save", "tag")},
     **{f"container {name}": [name] for name in _CONTAINER_VERBS.split()},
     **{f"image {name}": ["images"] for name in ("ls", "list")},
     **{f"image {name}": ["rmi"] for name in ("rm", "remove")},
@@ -95,11 +99,12 @@ ALIASES = {
 GROUPS = {
     "image": "Manage images",
     "container": "Manage containers",
+    "manifest": "Look at manifests in registries",
     "network": "Manage networks",
     "system": "Manage minirt's disk",
     "volume": "Manage volumes",
 }
-COMMON = ("run", "exec", "ps", "pull", "images", "version", "info")
+COMMON = ("run", "exec", "ps", "pull", "push", "images", "login", "logout", "version", "info")
 OURS = ("daemon", "doctor", "hub", "lab")
 
 

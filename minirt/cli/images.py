@@ -1,4 +1,4 @@
-"""The verbs of images: `pull`, `images`, `history`, `tag`, `rmi`."""
+"""The verbs of images: `pull`, `push`, `images`, `history`, `tag`, `rmi`."""
 
 from __future__ import annotations
 
@@ -37,6 +37,26 @@ def pull(console: Console, values: Values, arguments: list[str]) -> None:
     objects = console.client.pull(name, platform=values["platform"], all_tags=values["all-tags"])
     progress.show(objects, sys.stdout, values["quiet"])
     console.print(reference.name if values["all-tags"] else str(reference))
+
+
+@command(
+    "NAME[:TAG]",
+    """
+    -a, --all-tags   Upload every tag of the repository
+    -q, --quiet      Print the name only
+    """,
+)
+def push(console: Console, values: Values, arguments: list[str]) -> None:
+    from minirt.cli import progress
+    from minirt.image.reference import Reference
+
+    name, everything = arguments[0], values["all-tags"]
+    reference = Reference.parse(name)
+    if not everything and not values["quiet"] and not reference.digest and ":" not in name.rpartition("/")[2]:
+        console.print("Using default tag: latest")
+    progress.show(console.client.push(name, everything), sys.stdout, values["quiet"], "push")
+    if values["quiet"]:
+        console.print(reference.name if everything else str(reference))
 
 
 @command(

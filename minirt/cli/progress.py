@@ -1,4 +1,4 @@
-"""A pull on the screen: docker's lines, or on a terminal a bar per layer.
+"""A pull or a push on the screen: docker's lines, or on a terminal a bar per layer.
 
 Input is the Engine API's progress objects: `{"status", "id", "progressDetail": {"current", "total"}}` in bytes, one a
 change. Not on a terminal, each change of state is a line and the byte counts between are left out. On a terminal a
@@ -16,14 +16,14 @@ from typing import Any, TextIO
 from minirt import units
 from minirt.cli.console import clean
 
-_FINAL = ("Pull complete", "Already exists")
+_FINAL = ("Pull complete", "Already exists", "Pushed", "Layer already exists", "Skipped foreign layer")
 _FRAME = 0.06  # seconds between redraws
 _BAR = 50  # docker's, where there is room
 _SPAN = 2.0  # seconds a speed is measured over
 
 
-def show(objects: Iterable[dict[str, Any]], stream: TextIO, quiet: bool = False) -> None:
-    """Consume a pull, showing it. Raises what the pull raises."""
+def show(objects: Iterable[dict[str, Any]], stream: TextIO, quiet: bool = False, what: str = "pull") -> None:
+    """Consume a pull or a push, showing it. Raises what it raises."""
     if quiet:
         for _ in objects:
             pass
@@ -32,12 +32,12 @@ def show(objects: Iterable[dict[str, Any]], stream: TextIO, quiet: bool = False)
     screen = Bars(stream) if terminal else Lines(stream)
     try:
         for item in objects:
-            screen.update(item)
+            if "status" in item:  # the last of a push is for programs
+                screen.update(item)
     except KeyboardInterrupt:
         screen.close()
-        print(
-            "minirt: interrupted; what is downloaded stays, the next pull goes on from there", file=stream, flush=True
-        )
+        done = "downloaded" if what == "pull" else "uploaded"
+        print(f"minirt: interrupted; what is {done} stays, the next {what} goes on from there", file=stream, flush=True)
         raise
     finally:
         screen.close()
@@ -81,7 +81,7 @@ class _Layer:
 
     @property
     def final(self) -> bool:
-        return self.status in _FINAL
+        return self.status in _FINAL or self.status.startswith("Mounted from ")
 
     def line(self, name: str, columns: int) -> str:
         """The line in at most that many columns: without bar, then without speed, where it is narrow."""

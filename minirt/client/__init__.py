@@ -154,6 +154,34 @@ class Client(Files):
         with self._ask("POST", "/images/create", query, None, headers) as answer:
             yield from progress(answer.head)
 
+    def push(self, name: str, all_tags: bool = False) -> Iterator[dict[str, Any]]:
+        """Progress objects as they come; raises MinirtError where it fails. The login shown is this user's."""
+        from minirt.image.reference import Reference
+
+        reference = Reference.parse(name)
+        if reference.digest:
+            raise InvalidInput("cannot push a digest reference")
+        if all_tags and name.rpartition("/")[2].count(":"):
+            raise InvalidInput("tag can't be used with --all-tags/-a")
+        headers = {"X-Minirt-Hub": self._hub} if self._hub else {}
+        # A dockerd wants the header in any case: an empty object is nobody's login.
+        headers |= login(reference.domain) or {"X-Registry-Auth": "e30="}
+        path = f"/images/{part(reference.familiar_name)}/push"
+        with self._ask("POST", path, {"tag": None if all_tags else reference.tag}, None, headers) as answer:
+            yield from progress(answer.head)
+
+    def login(self, auth: dict[str, str]) -> str:
+        """Show `username`, `password` to the registry `serveraddress`; what it gives in the password's place."""
+        return str(self._post("/auth", auth).get("IdentityToken") or "")
+
+    def manifests(self, name: str, verbose: bool = False) -> list[dict[str, Any]]:
+        """The document that the registry has by this name, its `Raw` in base64; where `verbose`, after an index the
+        manifests that it lists."""
+        from minirt.image.reference import Reference
+
+        headers = login(Reference.parse(name).domain) | ({"X-Minirt-Hub": self._hub} if self._hub else {})
+        return list(self._own(f"manifests/{part(name)}", {"verbose": verbose}, headers))
+
     def images(self, all: bool = False, filters: dict[str, list[str]] | None = None) -> list[dict[str, Any]]:
         """Stored images, newest first. `all` is docker's; we keep no intermediate images."""
         return list(self._get("/images/json", all=all, filters=filters))
@@ -367,13 +395,17 @@ class Client(Files):
     def df(self) -> dict[str, Any]:
         return dict(self._get("/system/df"))
 
-    def _own(self, what: str) -> Any:
+    def _own(self, what: str, query: dict[str, Any] | None = None, headers: dict[str, str] | None = None) -> Any:
         """What only our daemon has."""
         try:
-            with self._ask("GET", f"/minirt/{what}") as answer:
+            with self._ask("GET", f"/minirt/{what}", query, None, headers) as answer:
                 return answer.head.json()
         except NotFound as error:
-            raise Unsupported(f"the daemon that answers is not minirt's: it has no {what!r}") from error
+            if str(error) != "page not found":
+                raise
+            raise Unsupported(
+                f"the daemon that answers is not minirt's: it has no {what.partition('/')[0]!r}"
+            ) from error
 
     def check(self) -> list[dict[str, Any]]:
         """Rows `{"what", "problem"}` of what does not verify."""

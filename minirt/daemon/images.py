@@ -105,7 +105,18 @@ def tag(engine: Engine, exchange: Exchange, name: str) -> None:
 
 @route("POST /images/{name+}/push")
 def push(engine: Engine, exchange: Exchange, name: str) -> None:
-    raise Unsupported("pushing images is not possible yet: use `minirt save`, and `skopeo copy` to push")
+    exchange.lines(engine.push(name, exchange.text("tag"), _auth(exchange), exchange.headers.get("X-Minirt-Hub")))
+
+
+@route("GET /distribution/{name+}/json")
+def distribution(engine: Engine, exchange: Exchange, name: str) -> None:
+    exchange.reply(engine.distribution(name, _auth(exchange)))
+
+
+@route("GET /minirt/manifests/{name+}")
+def manifests(engine: Engine, exchange: Exchange, name: str) -> None:
+    hub = exchange.headers.get("X-Minirt-Hub")
+    exchange.reply(engine.manifests(name, exchange.flag("verbose"), _auth(exchange), hub))
 
 
 @route("DELETE /images/{name+}")

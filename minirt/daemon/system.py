@@ -53,7 +53,7 @@ def events(engine: Engine, exchange: Exchange) -> None:
 
 @route("POST /auth")
 def auth(engine: Engine, exchange: Exchange) -> None:
-    raise Unsupported("logging in is not possible yet: minirt uses what `docker login` left in ~/.docker/config.json")
+    exchange.reply(engine.login(exchange.json()))
 
 
 # volumes and networks

@@ -1,7 +1,9 @@
 """The verbs: what the daemon does when it is asked. The only room that sees registry, store, runtime and hub.
 
     sources.py      which registry answers for a name: a real one, or the embedded hub
+    remote.py       what a registry has, looked at
     pull.py         name → manifest → layers in parallel → a named image
+    push.py         and back: what a registry lacks of an image, its name last
     images.py       images, inspect, history, tag, rmi, save, load, prune
     containers.py   create, rename, ps, logs
     life.py         start, wait, stop, kill, rm
@@ -41,8 +43,15 @@ from minirt.image.reference import Reference
 from minirt.store.store import Store
 
 if TYPE_CHECKING:
-    from minirt.engine.answers.images import CreateImageInfo, ImagePruneResponse
+    from minirt.engine.answers.images import (
+        CreateImageInfo,
+        DistributionInspect,
+        ImagePruneResponse,
+        PushImageInfo,
+        RemoteManifest,
+    )
     from minirt.engine.answers.system import (
+        AuthenticateOKResponse,
         Problem,
         PruneResponse,
         SystemDataUsageResponse,
@@ -149,18 +158,63 @@ class Engine:
         self.store.again()
         reference = Reference.parse(name)
         wanted = Platform.parse(platform_) if platform_ else None
-        shown = (reference.domain, auth) if auth and (auth.get("username") or auth.get("identitytoken")) else None
         references = [reference]
         if all_tags and (reference.digest or name.rpartition("/")[2].count(":")):
             raise InvalidInput("tag can't be used with --all-tags/-a")
         # Each pull has its own, as with dockerd: settings and credentials as they are now, and no connection is kept.
-        sources = Sources(self.store.root, hub or self.sources.hub, throttle or self._throttle, shown)
+        sources = Sources(self.store.root, hub or self.sources.hub, throttle or self._throttle, shown(reference, auth))
         with closing(sources):
             if all_tags:
                 references = [Reference(reference.domain, reference.path, tag) for tag in sources.tags(reference)]
             for each in references:
                 image = yield from Pull(self.store, sources, each, wanted).run()
                 self.images.tell("pull", image, each.familiar, each.familiar_name)
+
+    def push(
+        self, name: str, tag: str = "", auth: dict[str, Any] | None = None, hub: str | None = None
+    ) -> Iterator[PushImageInfo | None]:
+        """POST /images/{name}/push: push a tag, or every tag of a repository where none is given; docker's JSON lines,
+        and None where there is none for a while. `auth` and `hub` as of `pull`. Raises InvalidInput, Forbidden."""
+        from minirt.engine.push import Push, names_to_push
+
+        reference = Reference.parse(f"{name}:{tag}" if tag else name)
+        if reference.digest:
+            raise InvalidInput("cannot push a digest reference")
+        with closing(Sources(self.store.root, hub or self.sources.hub, None, shown(reference, auth))) as sources:
+            registry = sources.writable(reference)
+            yield {"status": f"The push refers to repository [{reference.name}]"}
+            push = Push(self.store, registry, reference)
+            for named in names_to_push(self.store, reference, all_tags=not tag):
+                yield from push.run(named)
+                self.images.tell("push", named.id, named.reference.familiar, named.reference.familiar_name)
+
+    def login(self, auth: dict[str, Any]) -> AuthenticateOKResponse:
+        """POST /auth: show a user name and password to a registry (`serveraddress`). Raises Unauthorized."""
+        from minirt.registry.credentials import host
+
+        if not (auth.get("username") and auth.get("password")) and not auth.get("identitytoken"):
+            raise InvalidInput("a user name and a password are needed to log in")
+        domain = host(str(auth.get("serveraddress") or ""))
+        with closing(Sources(self.store.root, self.sources.hub, None, (domain, auth))) as sources:
+            return {"IdentityToken": sources.login(domain), "Status": "Login Succeeded"}
+
+    def distribution(self, name: str, auth: dict[str, Any] | None = None) -> DistributionInspect:
+        """GET /distribution/{name}/json: what the registry has by this name."""
+        from minirt.engine.remote import distribution
+
+        reference = Reference.parse(name)
+        with closing(Sources(self.store.root, self.sources.hub, None, shown(reference, auth))) as sources:
+            return distribution(sources, reference)
+
+    def manifests(
+        self, name: str, verbose: bool, auth: dict[str, Any] | None = None, hub: str | None = None
+    ) -> list[RemoteManifest]:
+        """The manifest that the registry has by this name; where `verbose`, after an index those that it lists."""
+        from minirt.engine.remote import manifests
+
+        reference = Reference.parse(name)
+        with closing(Sources(self.store.root, hub or self.sources.hub, None, shown(reference, auth))) as sources:
+            return manifests(sources, reference, verbose)
 
     def version(self) -> SystemVersion:
         """GET /version."""
@@ -211,3 +265,8 @@ class Engine:
         from minirt.runtime import network
 
         return network.clean(self.store.root) if remove else network.leftovers(self.store.root)
+
+
+def shown(reference: Reference, auth: dict[str, Any] | None) -> tuple[str, dict[str, Any]] | None:
+    """What a client shows a registry, and to which one; None where it has nothing: then our user's own logins count."""
+    return (reference.domain, auth) if auth and (auth.get("username") or auth.get("identitytoken")) else None

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from minirt.errors import InvalidInput
+from minirt.errors import Forbidden, InvalidInput, Unauthorized
 from minirt.hub.names import REPOSITORIES
 from minirt.image.reference import DEFAULT_DOMAIN, Reference
 
@@ -76,6 +76,24 @@ class Sources:
                     raise
         registry = self._embedded()
         return registry, verb(registry), "Docker Hub cannot be reached: this image is made by the embedded hub"
+
+    def writable(self, reference: Reference) -> Registry:
+        """The registry to push a name to. Raises Forbidden where that is the embedded hub."""
+        if reference.domain == DEFAULT_DOMAIN and self._hub == "embedded":
+            last = reference.path.rpartition("/")[2]
+            raise Forbidden(
+                f"{reference.familiar_name} would go to Docker Hub, and the hub here is the embedded one, which is "
+                f"read-only: tag it for another registry, as localhost:5000/{last}, and push that"
+            )
+        return self._registry(reference.domain)
+
+    def login(self, domain: str) -> str:
+        """Show a registry what we were given; what it gives in the password's place. Raises Unauthorized (401)."""
+        try:
+            return self._registry(domain).login()
+        except Unauthorized as error:
+            error.status = 401
+            raise
 
     def tags(self, reference: Reference) -> list[str]:
         return self.ask(reference, lambda registry: registry.tags(reference.path))[1]

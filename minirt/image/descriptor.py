@@ -45,6 +45,8 @@ LAYER_TYPES: dict[str, tuple[str, str]] = {
     f"{DOCKER_FOREIGN_LAYER}": ("none", OCI_LAYER),
     f"{DOCKER_FOREIGN_LAYER}.gzip": ("gzip", f"{OCI_LAYER}+gzip"),
 }
+# Those that only their publisher may hand on.
+FOREIGN_LAYERS = frozenset(kind for kind in LAYER_TYPES if kind.startswith((OCI_FOREIGN_LAYER, DOCKER_FOREIGN_LAYER)))
 _MAX_SIZE = 2**63 - 1
 
 

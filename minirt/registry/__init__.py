@@ -15,6 +15,7 @@ One pull, exchange by exchange:
     patience     another try: how often, after how long, and who hears of it
     transport    one exchange: redirects by hand, where credentials may go, what is worth another try
     client       the registry's verbs
+    upload       the writing ones: a push, exchange by exchange
 
 Nothing here touches the store. Taught in chapter 04.
 """

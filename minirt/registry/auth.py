@@ -56,6 +56,8 @@ class Bearer:
         self._realm, self._service = _service(challenge)
         checked(self._realm)
         self._credential, self._transport = credential, transport
+        self.identity = ""  # what the service gives in the password's place, where `offline` asks for it
+        self.offline = False
         self._tokens: dict[str, tuple[str, float, float]] = {}  # scope → token, fetched and good until (monotonic)
         self._named: dict[str, str] = {}  # our scope → the scope the registry named for it
         self._lock = threading.Lock()
@@ -89,15 +91,19 @@ class Bearer:
             return True
 
     def _fetch(self, scope: str) -> tuple[str, float]:
-        """Ask the realm; the token and its life in seconds."""
-        asked = {"service": self._service, "scope": scope} if self._service else {"scope": scope}
+        """Ask the realm; the token and its life in seconds. `scope` may be several, with a blank between."""
+        asked = {"service": self._service} if self._service else {}
         parts, credential, headers = urlsplit(self._realm), self._credential, {"Accept": "application/json"}
         if credential and credential.identity_token:
             form = {"grant_type": "refresh_token", "client_id": "minirt", "refresh_token": credential.identity_token}
-            response = self._transport.send(self._realm, headers, form={**form, **asked})
+            response = self._transport.send(
+                self._realm, headers, form={**form, **asked, **({"scope": scope} if scope else {})}
+            )
         else:
-            account = {"account": credential.username} if credential else {}
-            query = urlencode([*parse_qsl(parts.query), *(account | asked).items()])
+            asked |= {"account": credential.username} if credential else {}
+            asked |= {"offline_token": "true", "client_id": "minirt"} if self.offline else {}
+            scopes = [("scope", each) for each in scope.split()]
+            query = urlencode([*parse_qsl(parts.query), *asked.items(), *scopes])
             url = parts._replace(query=query).geturl()
             response = self._transport.send(url, headers, basic(credential) if credential else None)
         if response.status_code in (400, 401, 403):
@@ -107,15 +113,22 @@ class Bearer:
         if response.status_code != 200:
             response.close()
             raise RegistryError(f"the token service at {parts.netloc} answers {response.status_code}")
-        return read_token(self._transport.read(response, MAX_TOKEN, f"the token from {parts.netloc}"), parts.netloc)
+        body = self._transport.read(response, MAX_TOKEN, f"the token from {parts.netloc}")
+        token, life, identity = read_token(body, parts.netloc)
+        if self.offline:
+            self.identity = identity
+        return token, life
 
 
 def _service(challenge: Challenge) -> tuple[str, str]:
     return challenge.parameters.get("realm", ""), challenge.parameters.get("service", "")
 
 
-def read_token(body: bytes, host: str) -> tuple[str, float]:
-    """A token service's answer: the token and its life in seconds. Raises RegistryError."""
+def read_token(body: bytes, host: str) -> tuple[str, float, str]:
+    """A token service's answer: the token, its life in seconds, and what may be shown for a password from now on ("").
+
+    Raises RegistryError.
+    """
     try:
         answer: dict[str, Any] = load_json(body, f"the token from {host}")
     except VerificationError as error:
@@ -123,7 +136,8 @@ def read_token(body: bytes, host: str) -> tuple[str, float]:
     token, life = answer.get("token") or answer.get("access_token"), answer.get("expires_in")
     if not isinstance(token, str) or not re.fullmatch("[!-~]+", token):
         raise RegistryError(f"the token service at {host} gives no token")
-    return token, max(life if isinstance(life, int) else 0, _LEAST_LIFE)
+    identity = answer.get("refresh_token")
+    return token, max(life if isinstance(life, int) else 0, _LEAST_LIFE), identity if isinstance(identity, str) else ""
 
 
 def basic(credential: Credential) -> str:

@@ -7,7 +7,7 @@ has its own authorization and is asked in that order, as dockerd does. Taught in
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
 from minirt.errors import MinirtError
@@ -19,6 +19,9 @@ from minirt.registry.endpoint import Endpoint
 from minirt.registry.patience import Unreachable, telling
 from minirt.registry.settings import Settings
 from minirt.registry.transport import Transport
+
+if TYPE_CHECKING:
+    from minirt.registry.upload import Upload
 
 __all__ = ["Registry", "Unreachable", "telling"]
 
@@ -94,6 +97,16 @@ class Registry:
     def tags(self, path: str) -> list[str]:
         """All tags of a repository, in the registry's order."""
         return self._first(lambda endpoint: endpoint.tags(path))
+
+    def upload(self, path: str) -> Upload:
+        """What a repository is written by. Mirrors are for reading: it is the registry itself."""
+        from minirt.registry.upload import Upload
+
+        return Upload(self._endpoints[-1], path)
+
+    def login(self) -> str:
+        """Show the credentials to the registry itself; what it gives in the password's place, "" where nothing."""
+        return self._endpoints[-1].login()
 
     def close(self) -> None:
         for endpoint in self._endpoints:

@@ -25,12 +25,13 @@ from minirt.registry import challenge
 from minirt.registry.auth import Anonymous, Auth, Basic, Bearer
 from minirt.registry.credentials import Credentials
 from minirt.registry.patience import Transient, Unreachable
-from minirt.registry.transport import Transport, announced_size, printable
+from minirt.registry.transport import Sent, Transport, announced_size, printable
 
 CHUNK = 1 << 20  # bytes
 _HOLD = 0.1  # seconds until what has arrived is handed on, though it is less: progress moves on a slow line too
 _ACCEPT = ", ".join((OCI_INDEX, OCI_MANIFEST, DOCKER_INDEX, DOCKER_MANIFEST))
 _MAX_PAGES, _MAX_TAGS = 1000, 1_000_000
+_NO_HEADERS: Mapping[str, str] = {}
 _RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)", re.ASCII)
 _TAG = re.compile(r"\w[\w.-]{0,127}", re.ASCII)
 
@@ -57,14 +58,24 @@ class Endpoint:
         for _, transport in self._candidates:
             transport.close()
 
+    @property
+    def base(self) -> str:
+        """The URL in force, once prepared."""
+        return self._base
+
+    @property
+    def transport(self) -> Transport:
+        """What carries our requests, once prepared."""
+        return self._transport
+
     def manifest(self, path: str, target: str) -> tuple[bytes, str, Digest]:
-        self._prepare(path)
+        self.prepare(path)
         return self._transport.persist(lambda: self._manifest(path, target))
 
     def _manifest(self, path: str, target: str) -> tuple[bytes, str, Digest]:
         response = self._get(f"/v2/{path}/manifests/{target}", path, {"Accept": _ACCEPT})
         if response.status_code != 200:
-            raise self._refusal(response, path, "manifest", target)
+            raise self.refusal(response, path, "", "manifest", target)
         headers = response.headers
         content = self._transport.read(response, MAX_DOCUMENT, "manifest")
         wanted = Digest(target) if ":" in target else Digest.of(content)
@@ -83,7 +94,7 @@ class Endpoint:
         return content, media_type, wanted
 
     def tags(self, path: str) -> list[str]:
-        self._prepare(path)
+        self.prepare(path)
         found: list[str] = []
         start = url = f"{self._base}/v2/{path}/tags/list"
         for _ in range(_MAX_PAGES):
@@ -101,7 +112,7 @@ class Endpoint:
         """One page, and its Link header."""
         response = self._get(url.removeprefix(self._base), path, {"Accept": "application/json"})
         if response.status_code != 200:
-            raise self._refusal(response, path, "tags", "")
+            raise self.refusal(response, path, "", "tags", "")
         link = response.headers.get("Link", "")
         names = (
             load_json(self._transport.read(response, MAX_DOCUMENT, "list of tags"), "list of tags").get("tags") or []
@@ -113,7 +124,7 @@ class Endpoint:
     def blob(self, path: str, descriptor: Descriptor, offset: int) -> Iterator[bytes]:
         size = descriptor.size
         if offset < size:
-            self._prepare(path)
+            self.prepare(path)
         patience, resumed = self._transport.patience(), offset
         while offset < size:
             try:
@@ -175,13 +186,13 @@ class Endpoint:
         if response.status_code == 200:
             return offset
         if response.status_code != 206 or not offset:
-            raise self._refusal(response, path, "blob", digest)
+            raise self.refusal(response, path, "", "blob", digest)
         match = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
         if not match or int(match[1]) != offset or match[3] not in ("*", str(descriptor.size)):
             raise VerificationError(f"blob {digest}: the registry sends another range than was asked for")
         return 0
 
-    def _prepare(self, path: str) -> None:
+    def prepare(self, path: str, scope: str = "") -> None:
         """Ask `/v2/`, once: is this a registry, and which authorization does it want?"""
         with self._lock:
             if self._auth is not None:
@@ -192,17 +203,17 @@ class Endpoint:
             for base, transport in self._candidates:
                 self._base, self._transport = base, transport
                 try:
-                    self._auth = transport.persist(lambda: self._ping(path))
+                    self._auth = transport.persist(lambda: self._ping(path, scope))
                     return
                 except Unreachable as error:
                     failed.append(error)
             self._down = failed[-1]
             raise self._down
 
-    def _ping(self, path: str) -> Auth:
+    def _ping(self, path: str, scope: str) -> Auth:
         response = self._transport.send(f"{self._base}/v2/", {})
         if response.status_code == 401 and self._transport.at_home(response):
-            return self._escalate(Anonymous(), response, None, "", 0.0, path)
+            return self._escalate(Anonymous(), response, None, scope, 0.0, path)
         self._transport.said(response)
         kind = response.headers.get("Content-Type", "").partition(";")[0].strip()
         page = kind.lower() == "text/html" and "Docker-Distribution-Api-Version" not in response.headers
@@ -211,18 +222,52 @@ class Endpoint:
             raise RegistryError(f"{self._domain} is not a registry: /v2/ answers {printable(what)}")
         return Anonymous()
 
-    def _get(self, resource: str, path: str, headers: Mapping[str, str]) -> requests.Response:
-        """GET with the authorization in force, escalating on a 401 a bounded number of times."""
-        scope, since = f"repository:{path}:pull", time.monotonic()
+    def login(self) -> str:
+        """Show the credentials to the registry; what it gives in the password's place ("" where it gives none).
+
+        Raises Unauthorized where it does not take them.
+        """
+        self.prepare("")
+        if isinstance(self._auth, Bearer):
+            self._auth.offline = True
+        with self.ask("GET", f"{self._base}/v2/", "", "") as response:
+            if response.status_code != 200:
+                raise self._refused_login(response.status_code, response.reason)
+        return self._auth.identity if isinstance(self._auth, Bearer) else ""
+
+    def _refused_login(self, status: int, reason: str) -> Unauthorized:
+        """docker's line."""
+        error = Unauthorized(f"login attempt to {self._base}/v2/ failed with status: {status} {printable(reason)}")
+        error.status = 401
+        return error
+
+    def ask(
+        self,
+        method: str,
+        url: str,
+        path: str,
+        scope: str,
+        headers: Mapping[str, str] = _NO_HEADERS,
+        body: Callable[[], Sent] | None = None,
+    ) -> requests.Response:
+        """One request with the authorization in force, escalating on a 401 a bounded number of times.
+
+        `path` is the repository, for messages; `body` makes what is sent, anew for each try.
+        """
+        since = time.monotonic()
         for _ in range(3):
             auth = self._auth or Anonymous()
-            used = auth.header(scope)
-            response = self._transport.send(self._base + resource, headers, used)
+            # Where a registry sends us elsewhere with an upload, it has signed that URL itself.
+            used = auth.header(scope) if self._transport.is_home(url) else None
+            response = self._transport.send(url, headers, used, method=method, body=body() if body else None)
             # A 401 from a host we were redirected to is nobody's challenge to us.
             if response.status_code != 401 or not self._transport.at_home(response):
                 return response
             self._auth = self._escalate(auth, response, used, scope, since, path)
-        raise self._denied(path)
+        raise self._denied(path, scope)
+
+    def _get(self, resource: str, path: str, headers: Mapping[str, str]) -> requests.Response:
+        return self.ask("GET", self._base + resource, path, f"repository:{path}:pull", headers)
 
     def _escalate(
         self, auth: Auth, response: requests.Response, used: str | None, scope: str, since: float, path: str
@@ -237,29 +282,37 @@ class Endpoint:
                 return Bearer(bearer, self._credentials.look_up(self._owner), self._transport)
             if auth.renew(used, scope, bearer, since):
                 return auth
-            raise self._denied(path, words)
+            raise self._denied(path, scope, words)
         if any(one.scheme == "basic" for one in asked):
             owned = self._credentials.look_up(self._owner)
             if owned and owned.username and not isinstance(auth, Basic):
                 return Basic(owned)
-            raise self._denied(path, words)
+            none = "" if owned else "no basic auth credentials"  # docker's words
+            raise self._denied(path, scope, words, none)
         raise RegistryError(f"{self._domain} wants an authorization that is neither Basic nor Bearer")
 
-    def _denied(self, path: str, words: str = "") -> Unauthorized:
-        """docker's line, plus the registry's own words and what a credential helper had to say."""
-        extra = "".join(f": {text}" for text in (words, self._credentials.note) if text)
-        name = _familiar(self._domain, path)
-        return Unauthorized(
-            f"pull access denied for {name}, repository does not exist or may require 'docker login'{extra}"
-        )
+    def _denied(self, path: str, scope: str, words: str = "", none: str = "") -> Unauthorized:
+        """docker's line, plus the registry's own words and what a credential helper had to say; `none`: nobody has
+        logged in, in words of their own."""
+        name, note = _familiar(self._domain, path), self._credentials.note
+        if not path:
+            return self._refused_login(401, "Unauthorized")
+        if "push" not in scope:
+            extra = "".join(f": {text}" for text in (words, note) if text)
+            why = f"pull access denied for {name}, repository does not exist or may require 'docker login'{extra}"
+        elif none:
+            why = f"{none}: {note or f'pushing to {name} needs a docker login'}"
+        else:
+            why = f"denied: {words or note or 'requested access to the resource is denied'} (pushing to {name})"
+        return Unauthorized(why)
 
-    def _refusal(self, response: requests.Response, path: str, what: str, target: str) -> MinirtError:
-        """The error a status means, in docker's words."""
+    def refusal(self, response: requests.Response, path: str, scope: str, what: str, target: str) -> MinirtError:
+        """The error a status means, in docker's words; closes the response."""
         status, home = response.status_code, self._transport.at_home(response)
         code, words = self._transport.said(response)
         name = _familiar(self._domain, path)
         if status in (401, 403) and home:
-            return self._denied(path, words)
+            return self._denied(path, scope, words)
         if status == 404 and (code == "NAME_UNKNOWN" or what == "tags"):
             return NotFound(f"repository {name} not found: name unknown")
         if status == 404 and what == "manifest":

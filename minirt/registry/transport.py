@@ -3,6 +3,7 @@
 Invariants, whatever the other side answers:
 - Authorization goes only to the origin (scheme, host, port) it was made for; a redirect elsewhere drops it for good.
   No `.netrc`, no cookies, no user or password inside a URL (CVE-2024-47081).
+- What carries a body (an upload, a token's form) is never redirected; where an upload goes on is asked for, see upload.
 - https never becomes http, and plain http goes only to loopback or to what the user listed as insecure.
 - A redirect or a token realm reaches loopback or link-local addresses only where the registry itself is there. The
   address is checked on the connected socket, so a name that resolves differently the second time gains nothing.
@@ -23,7 +24,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from typing import TypeVar
+from typing import Protocol, TypeVar
 from urllib.parse import SplitResult, parse_qsl, urljoin, urlsplit
 
 import requests
@@ -42,7 +43,16 @@ _MAX_REDIRECTS = 5
 _BUSY = (408, 429, 500, 502, 503, 504)
 _READ = 256 << 10  # bytes asked of the socket at once
 _FLOOR = 1 << 10  # bytes per second: a body slower than this for a whole stall time is a stall
-_SHOWN_QUERY = frozenset({"service", "scope", "client_id", "n", "last"})
+_SLOW_ANSWER = 4  # times the stall time
+_SHOWN_QUERY = frozenset({"service", "scope", "client_id", "n", "last", "digest", "mount", "from"})
+
+
+class Sent(Protocol):
+    """A request's body of known length, read as it is sent."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[bytes]: ...
+    def read(self, size: int) -> bytes: ...
 
 
 class Transport:
@@ -68,7 +78,11 @@ class Transport:
 
     def at_home(self, response: requests.Response) -> bool:
         """Did the registry itself answer, rather than a host it redirected us to?"""
-        return _origin(response.url) == self._home
+        return self.is_home(response.url)
+
+    def is_home(self, url: str) -> bool:
+        """Does this URL lead to the registry itself?"""
+        return _origin(url) == self._home
 
     def persist(self, action: Callable[[], T]) -> T:
         """Call until it succeeds, with pauses, a bounded number of times; then raise its last error.
@@ -93,15 +107,19 @@ class Transport:
         headers: Mapping[str, str],
         authorization: str | None = None,
         form: Mapping[str, str] | None = None,
+        method: str = "",
+        body: Sent | None = None,
     ) -> requests.Response:
-        """GET (or POST `form` to) `url`, following redirects; the body is unread. The caller closes the response.
+        """GET (or `method`; POST where there is a `form`) `url`; the answer's body is unread. The caller closes it.
 
-        Raises Unreachable, Transient (also for a status that means "later") or RegistryError (refused, malformed).
+        A GET follows redirects. Raises Unreachable, Transient (also for a status that means "later") or RegistryError
+        (refused, malformed).
         """
+        method = method or ("GET" if form is None else "POST")
         for _ in range(_MAX_REDIRECTS + 1):
-            response = self._exchange(url, headers, authorization, form)
+            response = self._exchange(method, url, headers, authorization, body if form is None else form)
             location = response.headers.get("Location", "")
-            if response.status_code not in _REDIRECTS or not location:
+            if response.status_code not in _REDIRECTS or not location or method == "HEAD":
                 return self._not_busy(response)
             self.said(response)
             try:
@@ -112,13 +130,19 @@ class Transport:
                 raise RegistryError(f"{_host(url)} redirects to a malformed URL") from error
             if urlsplit(url).scheme == "https" and urlsplit(target).scheme != "https":
                 raise RegistryError(f"{_host(url)} redirects from https to plain http: refused")
-            if form is not None:
-                raise RegistryError(f"{_host(url)} redirects a request that carries credentials: refused")
+            if method != "GET":
+                what = "an upload" if form is None else "a request that carries credentials"
+                raise RegistryError(f"{_host(url)} redirects {what}: refused")
             url = target
         raise RegistryError(f"{_host(url)} redirects more than {_MAX_REDIRECTS} times")
 
     def _exchange(
-        self, url: str, headers: Mapping[str, str], authorization: str | None, form: Mapping[str, str] | None
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        authorization: str | None,
+        data: Mapping[str, str] | Sent | None,
     ) -> requests.Response:
         parts, home = urlsplit(url), _origin(url) == self._home
         self._permit(parts, home)
@@ -126,17 +150,19 @@ class Transport:
         sent = {"User-Agent": "minirt", "Accept-Encoding": "identity", **headers}
         if authorization:
             sent["Authorization"] = authorization
-        method, started = "GET" if form is None else "POST", time.monotonic()
+        started = time.monotonic()
         status, answered = 0, {}
+        # A registry may have to check what it was sent, and to carry it elsewhere, before it answers.
+        patient = _SLOW_ANSWER if method in ("PUT", "PATCH") else 1
         try:
             response = self._session(home).request(
                 method,
                 url,
                 headers=sent,
-                data=form,
+                data=data,
                 stream=True,
                 allow_redirects=False,
-                timeout=self._timeouts,
+                timeout=(self._timeouts[0], self._timeouts[1] * patient),
                 verify=False if self._settings.insecure(parts.netloc) else os.environ.get("REQUESTS_CA_BUNDLE") or True,
                 proxies={} if near else get_environ_proxies(url),
             )

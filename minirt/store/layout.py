@@ -7,8 +7,11 @@ Invariant: a file under `blobs/` has the content its name says; it appears by re
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
-from collections.abc import Iterator
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,7 @@ from minirt.errors import InvalidInput, NotFound, StoreError, VerificationError
 from minirt.image.descriptor import OCI_INDEX
 from minirt.image.digest import Digest
 from minirt.image.manifest import MAX_DOCUMENT
-from minirt.store.files import locked, write_atomic
+from minirt.store.files import locked, sync_directory, write_atomic
 
 _EMPTY: dict[str, Any] = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []}
 
@@ -80,6 +83,25 @@ class Layout:
         except (NotFound, VerificationError):
             self.blob(digest).parent.mkdir(exist_ok=True)
             write_atomic(self.blob(digest), content, 0o644)
+
+    def take(self, pieces: Iterable[bytes]) -> tuple[Digest, int]:
+        """Keep a blob of any size that is only now read; its digest, and its size in bytes. Raises OSError."""
+        hasher, size = hashlib.sha256(), 0
+        with tempfile.NamedTemporaryFile(prefix=".", suffix=".new", dir=self.path, delete=False) as file:
+            try:
+                for piece in pieces:
+                    hasher.update(piece)
+                    size += file.write(piece)
+                file.flush()
+                os.fsync(file.fileno())
+                os.chmod(file.name, 0o644)
+                digest = Digest("sha256:" + hasher.hexdigest())
+                os.replace(file.name, self.blob(digest))
+            except BaseException:
+                Path(file.name).unlink(missing_ok=True)
+                raise
+        sync_directory(self.blob(digest).parent)
+        return digest, size
 
     def index(self) -> list[dict[str, Any]]:
         """The descriptors of index.json, other tools' as well. Raises StoreError where it is damaged."""

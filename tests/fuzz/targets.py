@@ -282,7 +282,7 @@ def settings(data: bytes) -> None:
 def token(data: bytes) -> None:
     """A token service's answer: what comes out can stand in a header."""
     with contextlib.suppress(MinirtError):
-        word, life = auth.read_token(data, "auth.example")
+        word, life, _ = auth.read_token(data, "auth.example")
         assert word.isascii() and word.isprintable() and " " not in word and life >= 60
 
 

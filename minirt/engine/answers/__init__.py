@@ -35,6 +35,10 @@ Answer = (
     | images.ImagePruneResponse
     | images.BuildPruneResponse
     | images.CreateImageInfo
+    | images.PushImageInfo
+    | images.DistributionInspect
+    | images.RemoteManifest
+    | system.AuthenticateOKResponse
     | system.ErrorResponse
     | system.IDResponse
     | system.Volume

@@ -99,6 +99,23 @@ class ErrorDetail(TypedDict):
     message: str
 
 
+class PushResult(TypedDict):
+    Tag: str
+    Digest: str
+    Size: int
+
+
+class PushImageInfo(TypedDict, total=False):
+    """A line of a push; the last of a tag has `aux`."""
+
+    status: str
+    progressDetail: ProgressDetail
+    id: str
+    aux: PushResult
+    errorDetail: ErrorDetail
+    error: str
+
+
 class CreateImageInfo(TypedDict, total=False):
     """A line of a pull, an import or a load."""
 
@@ -108,3 +125,18 @@ class CreateImageInfo(TypedDict, total=False):
     stream: str
     errorDetail: ErrorDetail
     error: str
+
+
+class DistributionInspect(TypedDict):
+    """What a registry has."""
+
+    Descriptor: dict[str, Any]
+    Platforms: list[dict[str, Any]]
+
+
+class RemoteManifest(TypedDict):
+    """Ours: a document of a registry's. `Raw` is base64."""
+
+    Ref: str
+    Descriptor: dict[str, Any]
+    Raw: str

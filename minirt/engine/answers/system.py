@@ -258,6 +258,11 @@ class SystemDataUsageResponse(TypedDict):
     Unfinished: int  # ours: bytes of downloads that can be resumed
 
 
+class AuthenticateOKResponse(TypedDict):
+    IdentityToken: str
+    Status: str
+
+
 # ours: the paths under /minirt
 
 
