@@ -7,7 +7,8 @@
     with Scripted() as hub:                                       # token service and blob storage on other ports
         hub.image("library/app", "1", layers=[b"…"])              # an index for amd64 and arm64
         hub.script("storage", "/blob/", cut(1000), times=2)       # what goes wrong, and how often
-        hub.seen("registry")                                      # the requests so far
+        hub.hang_up("registry", "/uploads/", 1000)                # the connection, in the middle of what is sent to us
+    hub.seen("registry")                                      # the requests so far
 
 Both listen on ports the kernel chose and are gone after the `with`.
 """
@@ -123,6 +124,7 @@ class Server:
     ) -> None:
         self.requests: list[Request] = []
         self._faults: list[tuple[re.Pattern[str], Fault, list[int]]] = []
+        self._cuts: list[tuple[re.Pattern[str], int, list[int]]] = []
         self._closing = threading.Event()
         outer = self
 
@@ -144,15 +146,20 @@ class Server:
             def serve(self) -> None:
                 parts = urlsplit(self.path)
                 length = int(self.headers.get("Content-Length") or 0)
+                stop = outer._stop(self.command, parts.path)
                 request = Request(
                     self.command,
                     parts.path,
                     parse_qs(parts.query),
                     {k.lower(): v for k, v in self.headers.items()},
-                    self.rfile.read(length),
+                    self.rfile.read(length if stop is None else min(stop, length)),
                     self.client_address[1],
                 )
                 outer.requests.append(request)
+                if stop is not None:
+                    answer(request)
+                    self.hang_up()
+                    return
                 reply = outer._reply(request, answer(request))
                 self.send_response(reply.status)
                 names = {name.lower() for name in reply.headers}
@@ -164,7 +171,13 @@ class Server:
                 if self.command != "HEAD":
                     self.send_body(reply)
 
-            do_GET = do_POST = do_HEAD = serve
+            do_GET = do_POST = do_HEAD = do_PUT = do_PATCH = do_DELETE = serve
+
+            def hang_up(self) -> None:
+                """RST, not FIN: unread and unsent data is thrown away."""
+                time.sleep(0.02)  # so that the client has read what was sent
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                self.close_connection = True
 
             def send_body(self, reply: Reply) -> None:
                 stop = min(n for n in (reply.cut, reply.stall, len(reply.body)) if n is not None)
@@ -180,10 +193,8 @@ class Server:
                 if reply.stall is not None:
                     outer._closing.wait(30)
                     self.close_connection = True
-                if reply.cut is not None:  # RST, not FIN: unread and unsent data is thrown away
-                    time.sleep(0.02)  # so that the client has read what was sent
-                    self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                    self.close_connection = True
+                if reply.cut is not None:
+                    self.hang_up()
 
             def log_message(self, *_: Any) -> None:
                 pass
@@ -205,6 +216,17 @@ class Server:
     def script(self, pattern: str, fault: Fault, times: int = 1) -> None:
         """Let `fault` change the next `times` replies to paths that match `pattern`. Earlier scripts come first."""
         self._faults.append((re.compile(pattern), fault, [times]))
+
+    def hang_up(self, pattern: str, after: int, times: int = 1) -> None:
+        """Of the next requests whose method and path match, take `after` bytes of body and break the connection."""
+        self._cuts.append((re.compile(pattern), after, [times]))
+
+    def _stop(self, method: str, path: str) -> int | None:
+        for pattern, after, left in self._cuts:
+            if left[0] > 0 and pattern.search(f"{method} {path}"):
+                left[0] -= 1
+                return after
+        return None
 
     def _reply(self, request: Request, reply: Reply) -> Reply:
         for pattern, fault, left in self._faults:
@@ -247,11 +269,16 @@ class Scripted:
 
     `auth`: "token" (Bearer; anonymous pulls of `library/…` and `team/…` allowed, anything else for USER only), "basic"
     or "none". `context` puts the registry itself (not the others) behind TLS. Where `redirects` is false the registry
-    sends blobs itself, and honours Range there.
+    sends blobs itself, and honours Range there. What is pushed is kept; `resumes`: whether a broken upload goes on
+    where it was.
     """
 
-    def __init__(self, auth: str = "token", redirects: bool = True, context: ssl.SSLContext | None = None) -> None:
-        self._auth, self._redirects = auth, redirects
+    def __init__(
+        self, auth: str = "token", redirects: bool = True, context: ssl.SSLContext | None = None, resumes: bool = True
+    ) -> None:
+        self._auth, self._redirects, self._resumes = auth, redirects, resumes
+        self.uploads: dict[str, bytes] = {}  # those begun and not ended
+        self.homes: set[tuple[str, str]] = set()  # (repository, digest) of what was pushed
         self.manifests: dict[tuple[str, str], tuple[bytes, str]] = {}
         self.blobs: dict[str, bytes] = {}
         self.tokens: dict[str, str] = {}  # token → the scope it opens
@@ -273,6 +300,9 @@ class Scripted:
     def script(self, role: str, pattern: str, fault: Fault, times: int = 1) -> None:
         """`role`: "registry", "token" or "storage"."""
         self.servers[role].script(pattern, fault, times)
+
+    def hang_up(self, role: str, pattern: str, after: int, times: int = 1) -> None:
+        self.servers[role].hang_up(pattern, after, times)
 
     def seen(self, role: str, pattern: str = "") -> list[Request]:
         return [request for request in self.servers[role].requests if re.search(pattern, request.path)]
@@ -311,6 +341,8 @@ class Scripted:
             return Reply(
                 200, {"Content-Type": "application/json", "Docker-Distribution-Api-Version": "registry/2.0"}, b"{}"
             )
+        if request.method in ("POST", "PUT", "PATCH", "HEAD") or target.startswith("uploads/"):
+            return self._write(request, name, kind, target)
         if kind == "manifests" and (name, target) in self.manifests:
             content, media_type = self.manifests[name, target]
             extra = {"Docker-Content-Digest": str(Digest.of(content)), "ratelimit-limit": "100;w=21600"}
@@ -325,6 +357,51 @@ class Scripted:
         code = {"manifests": "MANIFEST_UNKNOWN", "blobs": "BLOB_UNKNOWN"}[kind]
         return _error(404, code, "not known to registry")
 
+    def _write(self, request: Request, name: str, kind: str, target: str) -> Reply:
+        """What a push asks for; HEAD knows only what was pushed."""
+        if kind == "manifests" and request.method == "PUT":
+            missing = [
+                d for d in re.findall(rb"sha256:[0-9a-f]{64}", request.body) if (name, d.decode()) not in self.homes
+            ]
+            if missing:
+                return _error(400, "MANIFEST_BLOB_UNKNOWN", "blob unknown to registry")
+            descriptor = self.manifest(name, target, request.body, request.headers["content-type"])
+            return Reply(201, {"Docker-Content-Digest": str(descriptor.digest)})
+        if request.method == "HEAD":
+            known = (name, target) in self.homes
+            return Reply(200, {"Content-Length": str(len(self.blobs[target]))}) if known else Reply(404)
+        identity, query = target.removeprefix("uploads/"), request.query
+        if request.method == "POST":
+            digest, home = query.get("mount", [""])[0], query.get("from", [""])[0]
+            if (home, digest) in self.homes or any(
+                digest.encode() in content
+                for (path, _), (content, _) in self.manifests.items()
+                if digest and path == home
+            ):
+                self.homes.add((name, digest))
+                return Reply(201, {"Location": f"/v2/{name}/blobs/{digest}"})
+            identity = f"upload-{len(self.seen('registry'))}"
+            self.uploads[identity] = b""
+        elif identity not in self.uploads:
+            return _error(404, "BLOB_UPLOAD_UNKNOWN", "blob upload unknown to registry")
+        have = self.uploads[identity]
+        here = {"Location": f"/v2/{name}/blobs/uploads/{identity}?_state=s%3D1"}
+        if request.method == "GET" and not self._resumes:
+            del self.uploads[identity]
+            return _error(404, "BLOB_UPLOAD_UNKNOWN", "blob upload unknown to registry")
+        if request.method == "PATCH":
+            begin = int(request.headers.get("content-range", "0").partition("-")[0])
+            if begin != len(have):
+                return Reply(416, here | {"Range": f"0-{len(have) - 1}"})
+            have = self.uploads[identity] = have + request.body
+        if request.method == "PUT":
+            if Digest.of(have + request.body) != query["digest"][0]:
+                return _error(400, "DIGEST_INVALID", "provided digest did not match uploaded content")
+            self.blobs[query["digest"][0]] = self.uploads.pop(identity) + request.body
+            self.homes.add((name, query["digest"][0]))
+            return Reply(201, {"Location": f"/v2/{name}/blobs/{query['digest'][0]}"})
+        return Reply(204 if request.method == "GET" else 202, here | {"Range": f"0-{max(len(have) - 1, 0)}"})
+
     def _tags(self, request: Request, name: str) -> Reply:
         """Two tags a page."""
         tags = sorted(tag for path, tag in self.manifests if path == name and ":" not in tag)
@@ -338,25 +415,31 @@ class Scripted:
             return None
         if self._auth == "basic":
             return _error(401, "UNAUTHORIZED", "authentication required", 'Basic realm="Registry"')
-        scope = f"repository:{name}:pull" if name else ""
-        if given.startswith("Bearer ") and self.tokens.get(given[7:]) in (scope, scope or None):
+        writes = request.method in ("POST", "PUT", "PATCH") or "/uploads/" in request.path
+        scope = f"repository:{name}:{'pull,push' if writes else 'pull'}" if name else ""
+        home = request.query.get("from", [""])[0] if request.method == "POST" else ""
+        wanted = {scope} | ({f"repository:{home}:pull"} if home else set())
+        opens = set(self.tokens.get(given[7:], "").split()) if given.startswith("Bearer ") else set()
+        opens |= {each.replace(":pull,push", ":pull") for each in opens}
+        if given.startswith("Bearer ") and (wanted <= opens or not scope):
             return None
         asked = f'Bearer realm="{self.servers["token"].url}/token",service="registry.test"'
         if scope and given:
-            asked += f',scope="{scope}",error="insufficient_scope"'
+            asked += f',scope="{" ".join(sorted(wanted))}",error="insufficient_scope"'
         return _error(401, "UNAUTHORIZED", "authentication required", asked)
 
     def _token(self, request: Request) -> Reply:
         form = parse_qs(request.body.decode()) if request.method == "POST" else request.query
-        given, scope = request.headers.get("authorization"), form.get("scope", [""])[0]
+        given, scope = request.headers.get("authorization"), " ".join(form.get("scope", []))
         known = given == BASIC or form.get("refresh_token") == ["identity"]
         if (given and not known) or (request.method == "POST" and not known):
             return Reply(401, {"Content-Type": "application/json"}, b'{"details": "incorrect username or password"}')
         token = f"token-{len(self.tokens)}"
-        public = re.match("repository:(library|team)/", scope)
+        public = re.match("repository:(library|team)/[^ ]*:pull$", scope)
         self.tokens[token] = scope if known or public else ""
         key = "access_token" if request.method == "POST" else "token"
-        return Reply(200, {"Content-Type": "application/json"}, encode({key: token, "expires_in": self.life}))
+        more = {"refresh_token": "identity"} if known and form.get("offline_token") else {}
+        return Reply(200, {"Content-Type": "application/json"}, encode({key: token, "expires_in": self.life, **more}))
 
     def _storage(self, request: Request) -> Reply:
         content = self.blobs.get(request.path.removeprefix("/blob/"))

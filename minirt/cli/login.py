@@ -27,10 +27,10 @@ def login(console: Console, values: Values, arguments: list[str]) -> None:
     from minirt.registry.credentials import Credential, Credentials, host, key_of
 
     name, word, piped = values["username"] or "", values["password"] or "", values["password-stdin"]
+    if piped and values["password"] is not None:
+        raise UsageError("conflicting options: cannot specify both --password and --password-stdin", 1)
     if values["password"] is not None:
         console.warn("WARNING! Using --password via the CLI is insecure. Use --password-stdin.")
-        if piped:
-            raise UsageError("conflicting options: cannot specify both --password and --password-stdin", 1)
     if piped and not name:
         raise UsageError("the --password-stdin option requires --username to be set", 1)
     registry, known = host(arguments[0] if arguments else ""), Credentials()

@@ -10,6 +10,7 @@ One pull, exchange by exchange:
     settings     the user's mirrors and insecure registries
     challenge    WWW-Authenticate, parsed
     credentials  what `docker login` left behind
+    trust        whom https is taken from: certs.d
     auth         Anonymous, Basic, Bearer: objects that escalate on a 401
     guard        connections: where they may lead, how slowly an answer may come
     patience     another try: how often, after how long, and who hears of it

@@ -67,7 +67,8 @@ class Credentials:
         if helper := _helper(config, _keys(authority)):
             secret = credential.identity_token or credential.password
             name = "<token>" if credential.identity_token else credential.username
-            self._run(helper, "store", json.dumps({"ServerURL": key, "Username": name, "Secret": secret}))
+            words = {"ServerURL": key, "Username": name, "Secret": secret}
+            self._run(helper, "store", json.dumps(words, separators=(",", ":")))
         else:
             word = "" if credential.identity_token else credential.password
             entry["auth"] = base64.b64encode(f"{credential.username}:{word}".encode()).decode()

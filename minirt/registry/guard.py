@@ -11,6 +11,7 @@ from __future__ import annotations
 import http.client
 import io
 import socket
+import ssl
 import time
 from typing import Any
 
@@ -24,18 +25,22 @@ from minirt.registry.settings import locality
 
 class Adapter(HTTPAdapter):
     """Connections of ours. Given `near`, for hosts the registry names: a direct one is checked once it has an address,
-    before a byte is sent. Through a proxy the proxy resolves and connects, so there only the URL is checked."""
+    before a byte is sent. Through a proxy the proxy resolves and connects, so there only the URL is checked.
 
-    def __init__(self, near: str | None = None) -> None:
+    `tls`: how to meet them, where it is by https.
+    """
+
+    def __init__(self, near: str | None, tls: ssl.SSLContext | None) -> None:
+        self._tls = {"ssl_context": tls} if tls else {}
         self._near = near
         super().__init__()
 
     def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **options: Any) -> None:
-        super().init_poolmanager(connections, maxsize, block, **options)
+        super().init_poolmanager(connections, maxsize, block, **self._tls, **options)
         self.poolmanager.pool_classes_by_scheme = _pools(self._near)
 
     def proxy_manager_for(self, proxy: str, **options: Any) -> Any:
-        manager = super().proxy_manager_for(proxy, **options)
+        manager = super().proxy_manager_for(proxy, **self._tls, **options)
         manager.pool_classes_by_scheme = _pools(None)
         return manager
 

@@ -18,7 +18,6 @@ from __future__ import annotations
 import http.client
 import http.cookiejar
 import json
-import os
 import re
 import threading
 import time
@@ -33,6 +32,7 @@ from requests.utils import get_environ_proxies
 
 from minirt import trace
 from minirt.errors import MinirtError, RegistryError, VerificationError
+from minirt.registry import trust
 from minirt.registry.guard import Adapter, keep_out
 from minirt.registry.patience import Patience, Transient, Unreachable, retry_after
 from minirt.registry.settings import Settings, locality
@@ -62,7 +62,7 @@ class Transport:
         self, home: str, settings: Settings, connect_timeout: float, stall_timeout: float, attempts: int, backoff: float
     ) -> None:
         """Times in seconds; `attempts` at least 1; `backoff` is the longest first pause, doubled each time."""
-        self._home = _origin(checked(home))
+        self._home, self._authority = _origin(checked(home)), _host(home)
         self._settings = settings
         self._plain = settings.insecure(urlsplit(home).netloc)
         self._near = locality(urlsplit(home).hostname or "")
@@ -155,7 +155,8 @@ class Transport:
         # A registry may have to check what it was sent, and to carry it elsewhere, before it answers.
         patient = _SLOW_ANSWER if method in ("PUT", "PATCH") else 1
         try:
-            response = self._session(home).request(
+            insecure = self._settings.insecure(parts.netloc)
+            response = self._session(home, parts.scheme, insecure).request(
                 method,
                 url,
                 headers=sent,
@@ -163,7 +164,7 @@ class Transport:
                 stream=True,
                 allow_redirects=False,
                 timeout=(self._timeouts[0], self._timeouts[1] * patient),
-                verify=False if self._settings.insecure(parts.netloc) else os.environ.get("REQUESTS_CA_BUNDLE") or True,
+                verify=False if insecure else trust.roots(),
                 proxies={} if near else get_environ_proxies(url),
             )
             status, answered = response.status_code, dict(response.headers)
@@ -194,18 +195,19 @@ class Transport:
         if not home:
             keep_out(parts.hostname, self._near)
 
-    def _session(self, home: bool) -> requests.Session:
+    def _session(self, home: bool, scheme: str, insecure: bool) -> requests.Session:
         """This thread's session for the registry itself, or for everywhere else."""
-        sessions: dict[bool, requests.Session] = self._local.__dict__.setdefault("sessions", {})
-        if home not in sessions:
-            session = sessions[home] = _Session()
+        sessions: dict[tuple[bool, str, bool], requests.Session] = self._local.__dict__.setdefault("sessions", {})
+        key = home, scheme, insecure
+        if key not in sessions:
+            tls = trust.context(self._authority, insecure, ours=home) if scheme == "https" else None
+            session = sessions[key] = _Session()
             session.trust_env = False  # no .netrc; proxies are given by hand
             session.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
-            for prefix in ("http://", "https://"):
-                session.mount(prefix, Adapter(None if home else self._near))
+            session.mount(f"{scheme}://", Adapter(None if home else self._near, tls))
             with self._lock:
                 self._sessions.add(session)
-        return sessions[home]
+        return sessions[key]
 
     def pieces(self, response: requests.Response) -> Iterator[bytes]:
         """The raw body as it arrives. Raises Transient on a reset, a stall or a drip; a short body just ends."""
