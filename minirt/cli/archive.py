@@ -57,7 +57,7 @@ def _write_whole(target: str, chunks: Iterator[bytes]) -> None:
     "",
     """
     -i, --input file   Read from a file, not from standard input
-    -q, --quiet        Print nothing
+    -q, --quiet        Show no progress, as ever: what is loaded is printed all the same, as docker does
     """,
 )
 def load(console: Console, values: Values, arguments: list[str]) -> None:
@@ -66,5 +66,4 @@ def load(console: Console, values: Values, arguments: list[str]) -> None:
         raise UsageError("requested load from stdin, but stdin is a terminal: use the -i option or redirect", 1)
     with open(source, "rb") if source is not None else sys.stdin.buffer as stream:
         for item in console.client.load(stream):
-            if not values["quiet"]:
-                console.print(item["stream"].rstrip("\n"))
+            console.print(item["stream"].rstrip("\n"))
