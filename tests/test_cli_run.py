@@ -172,7 +172,9 @@ def test_save_and_load(root: Path, tmp_path: Path) -> None:
     piped = subprocess.run([*COMMAND, "save", "mine:1"], capture_output=True, check=True).stdout
     assert good("rmi", "mine:1").startswith("Untagged: mine:1\n")
     assert good("load", "-i", str(archive)) == "Loaded image: mine:1\n"
-    assert subprocess.run([*COMMAND, "load", "-q"], input=piped, capture_output=True, check=True).stdout .startswith(b"Loaded image")
+    assert subprocess.run([*COMMAND, "load", "-q"], input=piped, capture_output=True, check=True).stdout.startswith(
+        b"Loaded image"
+    )
     assert "mine:1\n" in good("images", "--format", "{{.Repository}}:{{.Tag}}")
     missing = minirt("save", "-o", str(tmp_path / "no.tar"), "nothing")
     assert (missing.returncode, [p.name for p in tmp_path.glob("*.tar")]) == (1, ["archive.tar"])

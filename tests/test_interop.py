@@ -118,7 +118,9 @@ def place(dockerd: Dockerd) -> Iterator[Place]:
         try:
             assert ours.stdout and b"listening" in ours.stdout.readline()
             made.run("minirt", "pull", "-q", "toolbox")
-            made.run("minirt", "run", "--name", "box", "toolbox", "sh", "-c", "seq 50000 > /numbers; ln -s numbers /link")
+            made.run(
+                "minirt", "run", "--name", "box", "toolbox", "sh", "-c", "seq 50000 > /numbers; ln -s numbers /link"
+            )
             made.run("minirt", "commit", "-c", 'CMD ["tail", "-n1", "/link"]', "box", f"{registry}/ours/made:1")
             made.run("minirt", "rm", "box")
             made.run("minirt", "tag", "toolbox", f"{registry}/ours/kept:1")

@@ -162,7 +162,8 @@ def parse_filters(words: list[str]) -> dict[str, list[str]]:
     for word in words:
         key, equals, value = word.partition("=")
         if not equals:
-            raise UsageError(f'invalid argument "{word}" for "-f, --filter" flag: bad format of filter (expected name=value)')
+            why = "bad format of filter (expected name=value)"
+            raise UsageError(f'invalid argument "{word}" for "-f, --filter" flag: {why}')
         filters.setdefault(key.strip().lower(), []).append(value.strip())
     return filters
 

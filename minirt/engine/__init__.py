@@ -166,9 +166,14 @@ class Engine:
         with closing(sources):
             if all_tags:
                 references = [Reference(reference.domain, reference.path, tag) for tag in sources.tags(reference)]
+            newer = False
             for each in references:
-                image = yield from Pull(self.store, sources, each, wanted).run()
+                pull = Pull(self.store, sources, each, wanted)
+                image = yield from pull.run()
+                newer |= pull.newer
                 self.images.tell("pull", image, each.familiar, each.familiar_name)
+        new = "Downloaded newer image" if newer else "Image is up to date"
+        yield {"status": f"Status: {new} for {reference.familiar_name if all_tags else reference.familiar}"}
 
     def push(
         self, name: str, tag: str = "", auth: dict[str, Any] | None = None, hub: str | None = None

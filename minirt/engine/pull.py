@@ -44,12 +44,12 @@ class _Cancelled(Exception):
 
 
 class Pull:
-    """One pull of one reference."""
+    """One pull of one reference. `newer`: afterwards, whether its name now means something else than before."""
 
     def __init__(self, store: Store, sources: Sources, reference: Reference, wanted: Platform | None) -> None:
         self._store, self._sources = store, sources
         self._reference = reference.with_digest(reference.digest) if reference.digest else reference
-        self._wanted = wanted
+        self._wanted, self.newer = wanted, False
         self._events: queue.SimpleQueue[CreateImageInfo | BaseException | None] = queue.SimpleQueue()
         self._stop = threading.Event()
 
@@ -63,7 +63,7 @@ class Pull:
         if note:
             yield {"status": note}
         with store.using():
-            yield {"status": f"Pulling from {reference.path}", "id": reference.tag or str(reference.digest)}
+            yield {"status": f"Pulling from {reference.path}", "id": reference.tag or reference.familiar}
             target, manifest, content, config = yield from self._meanwhile(lambda: self._resolve(registry, *found))
             layers = _unique(manifest, config)
             yield from self._layers(registry, layers)
@@ -73,8 +73,7 @@ class Pull:
             store.names.set(named, manifest, len(content))
         trace.publish("cache", "stored", image=reference.familiar, digest=str(target.digest), size=named.size)
         yield {"status": f"Digest: {target.digest}"}
-        new = "Image is up to date" if before == target.digest else "Downloaded newer image"
-        yield {"status": f"Status: {new} for {reference.familiar}"}
+        self.newer = before != target.digest
         return named.id
 
     def _meanwhile(self, action: Callable[[], T]) -> Generator[CreateImageInfo | None, None, T]:
