@@ -203,6 +203,41 @@ def test_images(client: Any, registry: str) -> None:
         client.images.pull("UPPER")
 
 
+def test_push(client: Any, registry: str) -> None:
+    """A tag, then every tag; what the registry says of it; and in again by its digest."""
+    name, image = f"{registry}/pushed", client.images.get(IMAGE)
+    for tag in "12":
+        assert image.tag(name, tag=tag)
+    lines = list(client.images.push(name, tag="1", stream=True, decode=True))
+    assert lines[0] == {"status": f"The push refers to repository [{name}]"}
+    assert lines[1] == {"status": "Preparing", "progressDetail": {}, "id": lines[1]["id"]}
+    done = lines[-1]["aux"]
+    assert done["Tag"] == "1" and set(done) == {"Tag", "Digest", "Size"}
+    assert lines[-2] == {"status": f"1: digest: {done['Digest']} size: {done['Size']}"}
+    assert {line["status"] for line in lines if line.get("id") == lines[1]["id"]} <= {
+        "Preparing", "Pushing", "Pushed", "Layer already exists", "Mounted from box"
+    }  # fmt: skip
+    every = [line["aux"]["Tag"] for line in client.images.push(name, stream=True, decode=True) if "aux" in line]
+    assert every == ["1", "2"]
+    assert f"{name}@{done['Digest']}" in client.images.get(f"{name}:1").attrs["RepoDigests"]
+    found = client.images.get_registry_data(f"{name}:2")
+    assert found.id == done["Digest"] and found.has_platform("linux/amd64") and not found.has_platform("linux/arm64")
+    assert found.attrs["Descriptor"]["size"] == done["Size"] and found.pull().id == image.id
+    for tag in "12":
+        client.images.remove(f"{name}:{tag}")
+    assert "does not exist locally" in client.images.push(f"{registry}/none", tag="1")
+    refused(lambda: client.images.get_registry_data(f"{registry}/none:1"), NotFound, 404, "unknown")
+
+
+def test_login(client: Any, registry: str) -> None:
+    """The registry lets anybody in."""
+    said = client.login("somebody", "secret", registry=registry, dockercfg_path="/nowhere")
+    assert said == {"IdentityToken": "", "Status": "Login Succeeded"}
+    with pytest.raises(APIError) as error:
+        client.login("somebody", "secret", registry="127.0.0.1:1", dockercfg_path="/nowhere")
+    assert "refused" in error.value.explanation.lower()
+
+
 def test_save_and_load(client: Any) -> None:
     image = client.images.get(IMAGE)
     image.tag("kept", tag="1")
