@@ -20,6 +20,7 @@ from types import UnionType
 from typing import Any, NotRequired, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 import pytest
+from registries import Scripted
 
 from minirt.engine.answers import Answer, containers, images, system
 from minirt.runtime import doctor
@@ -144,6 +145,18 @@ def test_the_daemon_sends_these_shapes_and_no_others(ask: Any) -> None:
     held("GET /volumes/named", system.Volume)
     shown = held(f"GET /networks/{network}", system.Network)
     assert len(shown["Containers"]) == 1
+    with Scripted("none") as hub:
+        ask(f"POST /images/made/tag?repo={hub.domain}/team/made&tag=1")
+        lines = held(f"POST /images/{hub.domain}/team/made/push?tag=1", list[images.PushImageInfo])
+        assert "Pushed" in {line.get("status") for line in lines} and lines[-1]["aux"]["Tag"] == "1"
+        failed = held(f"POST /images/{hub.domain}/team/none/push?tag=1", list[images.PushImageInfo])
+        assert "does not exist locally" in failed[-1]["error"]
+        held(f"GET /distribution/{hub.domain}/team/made:1/json", images.DistributionInspect)
+        held(
+            "POST /auth", system.AuthenticateOKResponse, {"username": "a", "password": "b", "serveraddress": hub.domain}
+        )
+        ask(f"DELETE /images/{hub.domain}/team/made:1")
+    assert len(held("GET /minirt/manifests/hello-world?verbose=1", list[images.RemoteManifest])) == 3
     held("GET /version", system.SystemVersion)
     held("GET /info", system.SystemInfo)
     usage = held("GET /system/df", system.SystemDataUsageResponse)
