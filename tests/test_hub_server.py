@@ -29,6 +29,7 @@ from minirt.hub.names import REPOSITORIES
 from minirt.hub.server import Hub
 from minirt.image.descriptor import OCI_INDEX, OCI_MANIFEST
 from minirt.image.digest import Digest
+from minirt.image.platform import Platform
 
 ZERO = "sha256:" + "0" * 64
 OCTETS = "application/octet-stream"
@@ -406,6 +407,28 @@ def test_podman_pulls(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         for pause in Path(short.name).rglob("pause.pid"):  # a plain user's podman leaves a process behind
             os.kill(int(pause.read_text()), signal.SIGKILL)
         short.cleanup()
+
+
+def test_buildah_pulls(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    short = tempfile.TemporaryDirectory(prefix="hub-")
+    buildah = [require("buildah"), "--root", str(tmp_path / "root"), "--runroot", f"{short.name}/run"]
+    buildah += ["--storage-driver", "vfs"]
+    monkeypatch.setenv("XDG_RUNTIME_DIR", short.name)
+    host = hub.url.removeprefix("http://")
+    with short:
+        for name in "hello-world:latest", "greeter:2.0":
+            pull = [*buildah, "pull", "-q", "--tls-verify=false", f"{host}/{name}"]
+            done = subprocess.run(pull, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+            manifest = json.loads(ask(hub, f"/v2/{name.replace(':', '/manifests/')}").body)
+            if "manifests" in manifest:
+                (digest,) = (
+                    each["digest"] for each in manifest["manifests"]
+                    if Platform.from_json(each["platform"]) == Platform.host()
+                )  # fmt: skip
+                manifest = json.loads(ask(hub, f"/v2/{name.partition(':')[0]}/manifests/{digest}").body)
+            assert done.stdout.strip() == manifest["config"]["digest"].removeprefix("sha256:"), "its id"
+        subprocess.run([*buildah, "rmi", "-a", "-f"], capture_output=True)
 
 
 SERVE = """

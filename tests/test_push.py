@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import random
+import re
 import subprocess
 import sys
 import time
@@ -29,6 +30,7 @@ from registries import (
     tls,
 )
 from tars import archive, entry
+from twins import on_terminal
 
 from minirt.client import Client
 from minirt.errors import MinirtError, NotFound, RegistryError, Unauthorized, VerificationError
@@ -41,6 +43,7 @@ from minirt.registry.upload import Upload
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="a daemon needs Linux")
 
+MINIRT = str(Path(sys.executable).with_name("minirt"))
 BLOB = random.Random(1).randbytes(3 << 20)
 LAYER = Descriptor("x", Digest.of(BLOB), len(BLOB))
 LOGIN = {"username": USER, "password": PASSWORD}
@@ -409,6 +412,70 @@ def test_what_is_not_there_to_push(client: Client, monkeypatch: pytest.MonkeyPat
     client.tag("hello-world", "127.0.0.1:1/x:1")
     with pytest.raises(MinirtError, match=r"cannot reach 127.0.0.1:1: .*refused"):
         list(client.push("127.0.0.1:1/x:1"))
+
+
+def test_through_a_proxy(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The daemon's environment says so; a proxy is asked for the whole URL, and is a registry here."""
+    config = tmp_path / "home" / ".config" / "minirt"
+    config.mkdir(parents=True)
+    (config / "config.toml").write_text('insecure-registries = ["registry.invalid:5000"]')
+    with Scripted("none", redirects=False) as hub:
+        hub.image("team/app", "1", [archive(entry("a"))], ("amd64",))
+        monkeypatch.setenv("HTTP_PROXY", hub.url)
+        with Client(root) as client:
+            pull(client, "registry.invalid:5000/team/app:1")
+            client.tag("registry.invalid:5000/team/app:1", "registry.invalid:5000/team/copy:1")
+            assert "digest:" in list(client.push("registry.invalid:5000/team/copy:1"))[-2]["status"]
+        assert {request.headers["host"] for request in hub.seen("registry")} == {"registry.invalid:5000"}
+        assert ("team/copy", "1") in hub.manifests
+        monkeypatch.setenv("NO_PROXY", "registry.invalid")
+        asked = len(hub.seen("registry"))
+        with (
+            Client(tmp_path / "other") as client,
+            pytest.raises(MinirtError, match="cannot reach registry.invalid:5000"),
+        ):
+            pull(client, "registry.invalid:5000/team/app:1")
+        assert len(hub.seen("registry")) == asked
+
+
+def test_manifest_inspect_as_docker_shows_it(client: Client, tmp_path: Path) -> None:
+    """Of an index and of one image, whole or in brief; what is not there, in docker's words."""
+    docker, layers = require("docker"), [gzip.compress(archive(entry("a")))]
+    with Scripted("none") as source, docker_registry(tmp_path) as real:
+        source.image("team/app", "1", layers)
+        copy = ["copy", "-q", "--src-tls-verify=false", "--dest-tls-verify=false"]
+        for more, tag in (["--all"], "all"), (["--format", "v2s2"], "one"):
+            words = [*more, f"docker://{source.domain}/team/app:1", f"docker://{real.domain}/x:{tag}"]
+            subprocess.run([require("skopeo"), "--insecure-policy", *copy, *words], check=True, capture_output=True)
+        for tag in "all", "one", "none":
+            for verbose in [], ["-v"]:
+                words = ["manifest", "inspect", "--insecure", *verbose, f"{real.domain}/x:{tag}"]
+                theirs, ours = (
+                    subprocess.run([*command, *words], capture_output=True, text=True, check=False)
+                    for command in ([docker], [MINIRT, "--root", str(client.root)])
+                )
+                assert theirs.returncode == ours.returncode == (tag == "none")
+                if tag == "none":
+                    assert ours.stderr == f"minirt: {theirs.stderr}"
+                elif "OCI" in theirs.stdout or tag == "one" or not verbose:  # 20.10 knows no OCI manifest
+                    assert json.loads(ours.stdout) == json.loads(theirs.stdout)
+                    assert {line[:1] for line in ours.stdout.splitlines()} == {
+                        line[:1] for line in theirs.stdout.splitlines()
+                    }
+
+
+def test_on_a_terminal(client: Client) -> None:
+    """A line a layer, redrawn in place; in the end each says what became of it."""
+    pull(client, "greeter:1.0")
+    with Scripted("none") as hub:
+        client.tag("greeter:1.0", f"{hub.domain}/team/app")
+        hub.servers["registry"].script("/uploads/$", lambda request, reply: time.sleep(0.3) or reply, times=2)
+        said, code = on_terminal([MINIRT, "--root", str(client.root), "push", f"{hub.domain}/team/app"], [])
+        assert code == 0, said
+        plain = [line.strip() for line in re.sub(r"\x1b\[\d*[A-Z]|\r", "", said).split("\n") if line.strip()]
+        assert plain[:2] == ["Using default tag: latest", f"The push refers to repository [{hub.domain}/team/app]"]
+        assert sum(line.endswith(": Pushed") for line in plain[-3:]) == 2 and "latest: digest: sha256:" in plain[-1]
+        assert "\x1b[2A" in said, "the two lines are redrawn"
 
 
 def test_a_push_that_nobody_waits_for_ends(client: Client) -> None:

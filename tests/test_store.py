@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import lzma
 import os
 import random
 import signal
@@ -294,7 +295,7 @@ def test_save_and_load_keep_the_image(client: Client, hub: Scripted, tmp_path: P
         (described,) = json.load(tar.extractfile("manifest.json") or io.BytesIO())
     assert {"oci-layout", "index.json", "manifest.json"} <= set(names) and len(set(names)) == len(names)
     assert described["RepoTags"] == sorted(["mine:v1", reference])
-    for wrapped in (saved, gzip.compress(saved)):
+    for wrapped in (saved, gzip.compress(saved), lzma.compress(saved)):
         with Client(tmp_path / f"other{len(wrapped)}") as other:
             told = [line["stream"] for line in other.load(io.BytesIO(wrapped))]
             assert sorted(told) == [f"Loaded image: {reference}\n", "Loaded image: mine:v1\n"]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
 import contextlib
 import gzip
 import io
+import lzma
 import struct
 import subprocess
 import tarfile
@@ -168,7 +170,7 @@ def _zstd(content: bytes) -> bytes:
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.binary(max_size=4000).map(lambda b: b * 3), max_size=3),
-    st.sampled_from([gzip.compress, _zstd]),
+    st.sampled_from([gzip.compress, _zstd, lzma.compress, bz2.compress]),
     st.sampled_from([1, 100, 1 << 20]),
 )
 def test_members_and_frames_are_joined(parts: list[bytes], compress: Callable[[bytes], bytes], size: int) -> None:
@@ -192,6 +194,16 @@ def test_gzip_may_end_in_zero_padding(size: int) -> None:
         (b"\x1f\x8b" + b"\xff" * 99, "corrupt"),
         (_zstd(b"abc")[:4] + b"\xff" * 50, "corrupt"),
         (_zstd(b"abc") + b"garbage", "corrupt"),
+        *((compress(b"abc" * 999)[:-9], "truncated") for compress in (lzma.compress, bz2.compress)),
+        *((compress(b"abc" * 999) + b"garbage" * 99, "corrupt") for compress in (lzma.compress, bz2.compress)),
+        (lzma.compress(b"abc", preset=9 | lzma.PRESET_EXTREME, filters=None)[:20] + b"\xff" * 50, "corrupt"),
+        (
+            lzma.compress(
+                b"abc",
+                filters=[{"id": lzma.FILTER_LZMA2, "dict_size": 1 << 28, "mf": lzma.MF_HC3, "mode": lzma.MODE_FAST}],
+            ),
+            "corrupt: Memory usage",
+        ),
     ],
 )
 def test_damaged_compression_is_refused(content: bytes, reason: str) -> None:
@@ -199,7 +211,7 @@ def test_damaged_compression_is_refused(content: bytes, reason: str) -> None:
         plain(content)
 
 
-@pytest.mark.parametrize("compress", [lambda b: zlib.compress(b, wbits=31), _zstd])
+@pytest.mark.parametrize("compress", [lambda b: zlib.compress(b, wbits=31), _zstd, lzma.compress, bz2.compress])
 def test_a_bomb_is_stopped_in_bounded_memory(compress: Callable[[bytes], bytes]) -> None:
     bomb = compress(bytes(64 << 20))
     pieces = iter(chunks(bomb, 1 << 20))

@@ -189,7 +189,8 @@ class _Spool:
         else:
             with open(layout.blob(digest), "rb") as file:
                 kind = sniff(file.read(4).ljust(4, b"\0"))
-        return Descriptor(OCI_LAYER + ("" if kind == "none" else f"+{kind}"), digest, self.sizes[found])
+        # The spec has no names for the others.
+        return Descriptor(OCI_LAYER + (f"+{kind}" if kind in ("gzip", "zstd") else ""), digest, self.sizes[found])
 
 
 def _key(name: bytes) -> str:

@@ -1,4 +1,5 @@
-"""Decompression as a stream: gzip (several members), zstd (several frames) or none, with a limit on what comes out.
+"""Decompression as a stream: gzip (several members), zstd (several frames), xz, bzip2 or none, with a limit on what
+comes out.
 
 What the media type promises is not trusted: the first bytes decide, as docker does. After the last gzip member only
 zero padding may follow. Memory is bounded whatever the data: no step returns more than a megabyte. Libraries: isal
@@ -17,17 +18,20 @@ from minirt.store.limits import OverLimit
 
 PIECE = 1 << 20
 _FREE = 1 << 30  # bytes out before the ratio is looked at: small layers may be as empty as they like
+_XZ_MEMORY = 128 << 20  # bytes: what its strongest setting needs is half of it
 
 Source = Callable[[], bytes]
 
 
 def sniff(first: bytes) -> str:
-    """`gzip`, `zstd` or `none`, by the first four bytes."""
+    """`gzip`, `zstd`, `xz`, `bzip2` or `none`, by the first four bytes."""
     if first[:2] == b"\x1f\x8b":
         return "gzip"
     if first[:4] == b"\x28\xb5\x2f\xfd" or (first[1:4] == b"\x2a\x4d\x18" and first[0] & 0xF0 == 0x50):
         return "zstd"
-    return "none"
+    if first[:4] == b"\xfd7zX":
+        return "xz"
+    return "bzip2" if first[:3] == b"BZh" else "none"
 
 
 def inflate(source: Source, max_bytes: int, max_ratio: int) -> Source:
@@ -40,7 +44,7 @@ def inflate(source: Source, max_bytes: int, max_ratio: int) -> Source:
     first = b""
     while len(first) < 4 and (chunk := counted()):
         first += chunk
-    pieces = {"gzip": _gzip, "zstd": _zstd, "none": _plain}[sniff(first)](first, counted)
+    pieces = {"gzip": _gzip, "zstd": _zstd, "xz": _xz, "bzip2": _bzip2, "none": _plain}[sniff(first)](first, counted)
     out = 0
 
     def plain() -> bytes:
@@ -117,6 +121,37 @@ def _zstd(first: bytes, source: Source) -> Iterator[bytes]:
         if not piece:
             return
         yield piece
+
+
+def _xz(first: bytes, source: Source) -> Iterator[bytes]:
+    import lzma
+
+    return _streams(lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY), "xz", first, source)
+
+
+def _bzip2(first: bytes, source: Source) -> Iterator[bytes]:
+    import bz2
+
+    return _streams(bz2.BZ2Decompressor, "bzip2", first, source)
+
+
+def _streams(make: Callable[[], Any], name: str, data: bytes, source: Source) -> Iterator[bytes]:
+    """Streams one after the other; nothing may follow but zeros. These engines keep what they have not used."""
+    while data:
+        engine = make()
+        while not engine.eof:
+            if engine.needs_input and not data and not (data := source()):
+                raise UnpackError(f"layer's {name} stream is truncated")
+            try:
+                piece = engine.decompress(data, PIECE)
+            except Exception as error:  # each library has its own class
+                raise UnpackError(f"layer's {name} stream is corrupt: {error}") from error
+            data = b""
+            if piece:
+                yield piece
+        data = engine.unused_data
+        while not (data := data.lstrip(b"\0")) and (data := source()):
+            pass
 
 
 class _Readable(io.RawIOBase):
