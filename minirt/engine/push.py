@@ -66,11 +66,14 @@ class Push:
 
             yield from Crew(work, list(layers), _MOST).run()
             manifest, content = self._manifest(image, sent)
-            config = manifest.config
-            if not self._upload.has(config):
-                self._upload.put(config, store.layout.blob(config.digest), lambda count: None)
             tag = str(named.reference.tag)
-            self._upload.manifest(content, manifest.media_type, tag)
+
+            def name(config: Descriptor, tell: Tell) -> None:
+                if not self._upload.has(config):
+                    self._upload.put(config, store.layout.blob(config.digest), lambda count: None)
+                self._upload.manifest(content, manifest.media_type, tag)
+
+            yield from Crew(name, [manifest.config], 1).run()
             target = Descriptor(manifest.media_type, Digest.of(content), len(content))
             with contextlib.suppress(OSError):  # it is pushed; a store that we may only read cannot say so
                 self._note(image, named, manifest, content, target)
