@@ -23,12 +23,22 @@ class Stopped(Exception):
 
 
 class Crew(Generic[T, E]):
-    """`work` is done with every job by at most `most` threads, in the order given."""
+    """`work` is done with every job by at most `most` threads, in the order given.
 
-    def __init__(self, work: Callable[[T, Callable[[E], None]], None], jobs: list[T], most: int) -> None:
+    `told` and `stopped` may be the caller's own, where others tell into the same stream, or have to know.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[T, Callable[[E], None]], None],
+        jobs: list[T],
+        most: int,
+        told: queue.SimpleQueue[E | BaseException | None] | None = None,
+        stopped: threading.Event | None = None,
+    ) -> None:
         self._work, self._jobs, self._most = work, list(reversed(jobs)), min(len(jobs), most)
-        self._told: queue.SimpleQueue[E | BaseException | None] = queue.SimpleQueue()
-        self._stopped = threading.Event()
+        self._told = told or queue.SimpleQueue()
+        self._stopped = stopped or threading.Event()
 
     def _tell(self, event: E) -> None:
         """Add to the stream. Raises Stopped."""

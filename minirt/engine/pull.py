@@ -18,6 +18,7 @@ from contextvars import copy_context
 from typing import TYPE_CHECKING, TypeVar
 
 from minirt import trace
+from minirt.engine.crew import Crew, Stopped
 from minirt.errors import MinirtError, NotFound, VerificationError
 from minirt.image.config import ImageConfig
 from minirt.image.descriptor import Descriptor
@@ -37,10 +38,6 @@ T = TypeVar("T")
 _TICK = 0.1  # seconds between progress lines of one layer
 _LOOK = 0.5  # seconds between looks whether anybody still wants it
 _AHEAD = 2  # chunks of a blob that wait to be unpacked
-
-
-class _Cancelled(Exception):
-    """Another layer failed or the reader went away."""
 
 
 class Pull:
@@ -150,55 +147,13 @@ class Pull:
             yield _line("Already exists" if here else "Pulling fs layer", layer)
             if not here:
                 missing.append((layer, diff_id))
-        missing.sort(key=lambda pair: pair[0].size)
-        count = min(len(missing), os.cpu_count() or 1)
-        threads = [
-            threading.Thread(target=copy_context().run, args=(self._work, registry, missing), daemon=True)
-            for _ in range(count)
-        ]
-        for thread in threads:
-            thread.start()
-        try:
-            left, failure = count, None
-            while left:
-                try:
-                    event = self._events.get(timeout=_LOOK)
-                except queue.Empty:
-                    yield None
-                    continue
-                if event is None:
-                    left -= 1
-                elif isinstance(event, BaseException):
-                    failure = failure or event
-                    self._stop.set()
-                else:
-                    yield event
-            if failure:
-                raise failure
-        finally:
-            self._stop.set()
-            for thread in threads:  # one that waits for another pull of its layer is left behind
-                thread.join(timeout=2)
+        missing.sort(key=lambda pair: -pair[0].size)
+        count = os.cpu_count() or 1
+        yield from Crew(lambda pair, tell: self._layer(registry, *pair), missing, count, self._events, self._stop).run()
         for layer, diff_id in layers:
             for note, times in self._store.layers.facts(diff_id).get("notes", {}).items():
                 yield {"status": f"{layer.digest.short}: {note} ({times})"}
         trace.publish("image", "unpacked", layers=len(layers))
-
-    def _work(self, registry: Registry, missing: list[tuple[Descriptor, Digest]]) -> None:
-        """One thread: take layers, biggest first, until there are none."""
-        try:
-            while missing and not self._stop.is_set():
-                try:
-                    layer, diff_id = missing.pop()
-                except IndexError:  # another thread was quicker
-                    break
-                self._layer(registry, layer, diff_id)
-        except _Cancelled:
-            pass
-        except BaseException as error:
-            self._events.put(error)
-        finally:
-            self._events.put(None)
 
     def _layer(self, registry: Registry, layer: Descriptor, diff_id: Digest) -> None:
         def feed(offset: int) -> Iterator[bytes]:
@@ -256,7 +211,7 @@ class Pull:
                 if isinstance(item, BaseException):
                     raise item
                 yield item
-        raise _Cancelled
+        raise Stopped
 
 
 def name_image(
