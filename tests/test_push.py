@@ -465,6 +465,18 @@ def test_manifest_inspect_as_docker_shows_it(client: Client, tmp_path: Path) -> 
                     }
 
 
+def test_what_is_waited_for_is_told(client: Client) -> None:
+    """Of a layer and of the name; what was sent is not sent again."""
+    pull(client, "hello-world")
+    with Scripted("none") as hub:
+        client.tag("hello-world", f"{hub.domain}/team/app:1")
+        hub.script("registry", "/uploads/$", status(429, Retry_After="1"))
+        hub.script("registry", "/manifests/", status(503, Retry_After="1"))
+        told = list(client.push(f"{hub.domain}/team/app:1"))
+        waits = [line for line in told if line.get("status", "").startswith("Retrying in 1 second")]
+        assert [bool(line.get("id")) for line in waits] == [True, False] and told[-1]["aux"]["Tag"] == "1"
+
+
 def test_on_a_terminal(client: Client) -> None:
     """A line a layer, redrawn in place; in the end each says what became of it."""
     pull(client, "greeter:1.0")

@@ -77,31 +77,14 @@ class Pull:
         """Do it in a thread; yield what is waited for meanwhile."""
         from minirt.registry.client import telling
 
-        done: list[T | BaseException] = []
+        done: list[T] = []
 
-        def work() -> None:
-            try:
-                with telling(lambda text: self._events.put({"status": text})):
-                    done.append(action())
-            except BaseException as error:
-                done.append(error)
-            self._events.put(None)
+        def work(job: None, tell: Callable[[CreateImageInfo], None]) -> None:
+            with telling(lambda text: tell({"status": text})):
+                done.append(action())
 
-        threading.Thread(target=copy_context().run, args=(work,), daemon=True).start()
-        while True:
-            try:
-                event = self._events.get(timeout=_LOOK)
-            except queue.Empty:
-                yield None
-                continue
-            if event is None:
-                break
-            assert not isinstance(event, BaseException)
-            yield event
-        (result,) = done
-        if isinstance(result, BaseException):
-            raise result
-        return result
+        yield from Crew(work, [None], 1).run()
+        return done[0]
 
     def _resolve(
         self, registry: Registry, content: bytes, media_type: str, digest: Digest

@@ -23,6 +23,7 @@ from minirt.image.descriptor import FOREIGN_LAYERS, LAYER_TYPES, OCI_MANIFEST, D
 from minirt.image.digest import Digest
 from minirt.image.manifest import Manifest
 from minirt.image.reference import Reference
+from minirt.registry.patience import telling
 from minirt.store.compress import compressed
 from minirt.store.names import Named
 from minirt.store.store import Image, Store
@@ -62,16 +63,18 @@ class Push:
                 layer, diff_id = job
                 made_here = known.local and LAYER_TYPES[layer.media_type][0] == "none"
                 sent[layer] = compressed(store.layout, layer) if made_here else layer
-                self._layer(sent[layer], diff_id, homes, tell)
+                with telling(lambda text: tell(_line(text, diff_id))):
+                    self._layer(sent[layer], diff_id, homes, tell)
 
             yield from Crew(work, list(layers), _MOST).run()
             manifest, content = self._manifest(image, sent)
             tag = str(named.reference.tag)
 
             def name(config: Descriptor, tell: Tell) -> None:
-                if not self._upload.has(config):
-                    self._upload.put(config, store.layout.blob(config.digest), lambda count: None)
-                self._upload.manifest(content, manifest.media_type, tag)
+                with telling(lambda text: tell({"status": text})):
+                    if not self._upload.has(config):
+                        self._upload.put(config, store.layout.blob(config.digest), lambda count: None)
+                    self._upload.manifest(content, manifest.media_type, tag)
 
             yield from Crew(name, [manifest.config], 1).run()
             target = Descriptor(manifest.media_type, Digest.of(content), len(content))
