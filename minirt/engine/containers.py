@@ -71,7 +71,7 @@ class Containers(Life):
             claim = held.enter_context(self.volumes.claim(lambda name: self.find(name).get("Mounts") or []))
             asked = str(body.get("Image") or "")
             image, warnings = self._image(asked, platform)
-            taken = {record["Name"]: record["Id"] for record in self.records()}
+            taken = self.names()
             name = name.removeprefix("/") if name else random_name(taken)
             _check_free(name, taken)
             identity = secrets.token_hex(32)
@@ -160,7 +160,7 @@ class Containers(Life):
                 raise InvalidInput("Renaming a container with the same name as its current name")
             try:
                 _check_name(f"/{new}")
-                _check_free(new, {record["Name"]: record["Id"] for record in self.records()})
+                _check_free(new, self.names())
             except MinirtError as error:
                 raise type(error)(f"Error when allocating new name: {error}") from error
             with runtime.hold(self.folder(record), _BRIEF):  # others cannot make any meanwhile

@@ -26,7 +26,7 @@ def connect(folder: Path, find: Callable[[str], Path]) -> None:
     Raises StartError for a container that is gone or does not run.
     """
     join = state.read_json(str(folder / "join.json"))
-    config = state.read_json(str(folder / "config.json"))
+    config = state.read_json(str(folder / "config.json")) if join else None
     if not join or config is None:
         return
     paths: dict[str, str] = {}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,6 +46,7 @@ class Life:
         self.launcher: Launcher | None = None  # and one of these
         self.attachments = Attachments()
         self.volumes = Volumes(store, self.events)
+        self._names: dict[str, tuple[tuple[int, int], str]] = {}  # by id: which file was read, and the name in it
 
     def tell(self, record: dict[str, Any], action: str, **attributes: str) -> None:
         """Publish what happened to this container, with what docker says of one: labels, image, name."""
@@ -72,21 +74,45 @@ class Life:
     def records(self) -> Iterator[dict[str, Any]]:
         """`container.json` of each."""
         for path in self._store.containers.glob("*/container.json"):
-            with contextlib.suppress(FileNotFoundError):  # being removed
-                record: dict[str, Any] = json.loads(path.read_bytes())
+            if record := self._record(path.parent.name):  # else it is being removed
                 yield record
 
     def find(self, name: str) -> dict[str, Any]:
         """By name, ID or unambiguous ID prefix."""
         wanted = name.removeprefix("/")
-        records = list(self.records())
-        found = [r for r in records if wanted in (r["Name"], r["Id"])]
-        found = found or [r for r in records if re.fullmatch("[0-9a-f]{1,64}", wanted) and r["Id"].startswith(wanted)]
-        if not found:
-            raise NotFound(f"No such container: {name}")
+        if re.fullmatch("[0-9a-f]{64}", wanted) and (record := self._record(wanted)):
+            return record
+        names = self.names()
+        found = [names[wanted]] if wanted in names else []
+        if not found and re.fullmatch("[0-9a-f]{1,64}", wanted):
+            found = [identity for identity in names.values() if identity.startswith(wanted)]
         if len(found) > 1:
             raise InvalidInput(f"Multiple IDs found with provided prefix: {wanted}")
-        return found[0]
+        if not found or not (record := self._record(found[0])):
+            raise NotFound(f"No such container: {name}")
+        return record
+
+    def names(self) -> dict[str, str]:
+        """The id behind each name. Only what changed since the last time is read: there may be thousands."""
+        before, now = self._names, dict[str, tuple[tuple[int, int], str]]()
+        for path in self._store.containers.glob("*/container.json"):
+            identity = path.parent.name
+            with contextlib.suppress(FileNotFoundError):  # being removed
+                status = os.stat(path)
+                file = status.st_ino, status.st_mtime_ns
+                if identity in before and before[identity][0] == file:
+                    now[identity] = before[identity]
+                elif record := self._record(identity):
+                    now[identity] = file, record["Name"]
+        self._names = now
+        return {name: identity for identity, (_, name) in now.items()}
+
+    def _record(self, identity: str) -> dict[str, Any] | None:
+        """`container.json` of this one; None where there is none."""
+        with contextlib.suppress(FileNotFoundError):
+            record: dict[str, Any] = json.loads((self._store.containers / identity / "container.json").read_bytes())
+            return record
+        return None
 
     def folders(self) -> Iterator[Path]:
         """Of all containers."""

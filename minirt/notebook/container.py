@@ -6,6 +6,7 @@ Nothing is kept: each look asks again. Taught in chapters 03 and 06.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ from minirt.errors import MinirtError, NotFound
 from minirt.notebook import process
 from minirt.notebook.process import Process
 
-_BYTES = 6000  # of a file shown
+_MOST, _BYTES = 1 << 20, 6000  # bytes of a file that are read, and shown
 
 
 @dataclass(frozen=True)
@@ -91,11 +92,14 @@ class Container:
             return []
 
     def read(self, name: str) -> str:
-        """The beginning of a file of its folder. Raises OSError."""
+        """The beginning of a file of its folder, JSON a value a line. Raises OSError."""
         if self.contents is not None:
             return self.contents.get(name, "")
         with open(os.path.join(self.folder, name), "rb") as file:
-            return file.read(_BYTES).decode(errors="replace")
+            text = file.read(_MOST).decode(errors="replace")
+        with contextlib.suppress(ValueError):  # what is not JSON is shown as it is
+            text = json.dumps(json.loads(text), indent=1, ensure_ascii=False)
+        return text[:_BYTES]
 
 
 def look(client: Client, name: str) -> Container:

@@ -10,7 +10,9 @@ Sources: unix(7), SCM_RIGHTS. Taught in chapter 08.
 
 from __future__ import annotations
 
+import codecs
 import fcntl
+import gc
 import json
 import os
 import resource
@@ -71,8 +73,11 @@ class Launcher:
 
 def main(soft: str, hard: str) -> None:
     """Serve until the line ends (`child.command` calls this)."""
-    # Loaded once here, not once a container.
-    from minirt.runtime import entry  # noqa: F401
+    # Loaded and asked once here, not once a container.
+    from minirt.runtime import entry, state  # noqa: F401
+
+    codecs.lookup("ascii")
+    state.boot_id()
 
     if os.geteuid() == 0:
         from minirt.runtime.network import bridge  # noqa: F401
@@ -82,6 +87,7 @@ def main(soft: str, hard: str) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how an entry ended: the kernel reaps it
     resource.setrlimit(resource.RLIMIT_NOFILE, (int(soft), int(hard)))
     line = socket.socket(fileno=0)
+    gc.freeze()  # what is there stays: a collection would write to every object, and so copy every page of a child's
     while True:
         message, fds, _, _ = socket.recv_fds(line, _MESSAGE, _MOST, socket.MSG_CMSG_CLOEXEC)
         if not message:

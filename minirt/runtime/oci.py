@@ -126,6 +126,7 @@ class Container:
             told = "a terminal is asked for, and no console socket" if console is None else "no terminal is asked for"
             raise InvalidInput(f"{told}: process.terminal and --console-socket belong together")
         filter_ = self._filter(config_["linux"].get("seccomp"))
+        group = prepare.place(config_, self.id, systemd)
         os.makedirs(os.path.dirname(self.folder), mode=0o711, exist_ok=True)
         try:
             os.mkdir(self.folder, 0o700)
@@ -135,12 +136,9 @@ class Container:
             "id": self.id, "bundle": bundle, "created": state.now(), "boot_id": state.boot_id(), "config": config_,
         }  # fmt: skip
         pidfd, pid = -1, 0
+        known |= {"cgroup": group.to_json()} if group else {}
         try:
             self._save(known)
-            group = prepare.place(config_, self.id, systemd)
-            if group:
-                known["cgroup"] = group.to_json()
-                self._save(known)
             init = Init(
                 config_, bundle, self._gate(), prepare.sources(config_, bundle, peers), streams=streams,
                 console=console, filter=filter_, preserve=preserve, pivots=pivots, keyring=keyring,

@@ -9,6 +9,7 @@ Taught in chapter 08.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import select
@@ -25,9 +26,15 @@ def now() -> str:
 
 
 def write_json(path: str, value: dict[str, Any]) -> None:
-    """Replace the file as one step. Where `reserve` took the room before, this works on a full disk too."""
-    with open(os.open(path + ".new", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600), "w", encoding="utf-8") as file:
-        json.dump(value, file, indent=1)
+    """Replace the file as one step. Where `reserve` took the room before, this works on a full disk too.
+
+    All on one line: with an indent Python's encoder is not the C one, and twenty times slower.
+    """
+    data = json.dumps(value).encode()
+    with open(os.open(path + ".new", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600), "wb", buffering=0) as file:
+        left = memoryview(data)
+        while left:
+            left = left[file.write(left) :]
         file.truncate()
     os.rename(path + ".new", path)
 
@@ -41,29 +48,30 @@ def reserve(path: str) -> None:
 def read_json(path: str) -> dict[str, Any] | None:
     """The object in the file; None where there is no file or it was torn by a crash."""
     try:
-        with open(path, encoding="utf-8") as file:
-            value = json.load(file)
+        with open(path, "rb", buffering=0) as file:
+            value = json.loads(file.read())
     except (FileNotFoundError, ValueError):
         return None
     return value if isinstance(value, dict) else None
 
 
+@functools.cache
 def boot_id() -> str:
-    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-        return file.read().strip()
+    with open("/proc/sys/kernel/random/boot_id", "rb", buffering=0) as file:
+        return file.read().decode().strip()
 
 
 def identify(pid: int | str) -> dict[str, int]:
     """A living (or unreaped) process as `{"pid", "start_time"}`, in the numbers of the mounted /proc."""
-    with open(f"/proc/{pid}/stat", "rb") as file:
+    with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
         before, _, after = file.read().rpartition(b")")  # the name may hold spaces and parentheses
     return {"pid": int(before.split()[0]), "start_time": int(after.split()[19])}
 
 
 def machine_pid(pidfd: int) -> int:
     """The pid in the machine's numbers: those of the /proc that is mounted here, whatever namespace we are in."""
-    with open(f"/proc/self/fdinfo/{pidfd}", encoding="ascii") as file:
-        return int(next(line.split()[1] for line in file if line.startswith("Pid:")))
+    with open(f"/proc/self/fdinfo/{pidfd}", "rb", buffering=0) as file:
+        return next(int(line.split()[1]) for line in file.read().splitlines() if line.startswith(b"Pid:"))
 
 
 def machine_number(child: int) -> int:

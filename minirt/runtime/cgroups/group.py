@@ -350,6 +350,9 @@ def _tree(folder: str) -> list[str]:
 
 def _remove(folder: str) -> str | None:
     """Remove what is empty; returns a group that is not."""
+    with contextlib.suppress(OSError):  # most have none below them; else the walk says what stands in the way
+        os.rmdir(folder)
+        return None
     for path in reversed(_tree(folder)):
         try:
             os.rmdir(path)

@@ -83,8 +83,8 @@ def _plain(word: str) -> str:
 def read(folder: str, file: str) -> str | None:
     """A cgroup file's text; None where there is none (also: the group is gone, or cannot have it)."""
     try:
-        with open(f"{folder}/{file}", encoding="utf-8") as opened:
-            return opened.read()
+        with open(f"{folder}/{file}", "rb", buffering=0) as opened:
+            return opened.read().decode()
     except OSError:
         return None
 
@@ -100,18 +100,20 @@ def write(folder: str, file: str, text: str) -> None:
 
 def make(point: str, folder: str, made: list[str]) -> None:
     """Make the group and those above it, each noted in `made` at once; tell v2's to pass their controllers on."""
-    here = point
+    here, v2 = point, os.path.exists(f"{point}/cgroup.controllers")
+    cpuset = not v2 and os.path.exists(f"{point}/cpuset.memory_migrate")
     for name in filter(None, os.path.relpath(folder, point).split("/")):
         if name == ".":
             continue
-        _pass_on(here)
+        if v2:
+            _pass_on(here)
         here = f"{here}/{name}"
         try:
             os.mkdir(here, 0o755)
             made.append(here)
         except FileExistsError:
             pass  # it is checked for processes by whom it matters to
-        for file in ("cpuset.cpus", "cpuset.mems") if os.path.exists(f"{here}/cpuset.memory_migrate") else ():  # v1's
+        for file in ("cpuset.cpus", "cpuset.mems") if cpuset else ():
             if not (read(here, file) or "").strip():
                 write(here, file, read(os.path.dirname(here), file) or "")
 
