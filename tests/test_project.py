@@ -52,7 +52,7 @@ def test_arrows_between_rooms() -> None:
 
 # Lines of code a room may have: whoever wants more says so here. Modules beside the rooms count as one.
 ROOMS = {
-    "runtime": 6600, "engine": 5250, "notebook": 5000, "cli": 2950, "store": 2400, "daemon": 1350, "registry": 1000,
+    "runtime": 6600, "engine": 5700, "notebook": 5150, "cli": 3050, "store": 2700, "daemon": 1350, "registry": 1450,
     "client": 900, "hub": 750, "image": 480, "": 700,
 }  # fmt: skip
 
