@@ -98,3 +98,5 @@ def test_the_fuzzer_runs() -> None:
     command = [sys.executable, HERE / "fuzz" / "run.py", "links", "-runs=2000"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0 and "Done 2000 runs" in done.stderr, done.stderr
+    done = subprocess.run([*command[:2], "nobody"], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2 and "no such target: nobody; there are reference " in done.stderr

@@ -139,7 +139,7 @@ class _Trap:
     """A folder to unpack into, a canary beside it that must not change, and nothing else."""
 
     def __init__(self) -> None:
-        self.top = Path(tempfile.mkdtemp(prefix="minirt-fuzz-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
+        self.top = Path(tempfile.mkdtemp(prefix="minirt-fuzz-"))
         atexit.register(shutil.rmtree, self.top, ignore_errors=True)
         (self.top / "outside").mkdir(mode=0o755)
         (self.top / "outside" / "canary").write_text("alive")
@@ -298,8 +298,7 @@ _places: dict[str, Path] = {}
 
 def _place(name: str) -> Path:
     if name not in _places:
-        where = "/dev/shm" if Path("/dev/shm").is_dir() else None
-        _places[name] = Path(tempfile.mkdtemp(prefix=f"minirt-fuzz-{name}-", dir=where))
+        _places[name] = Path(tempfile.mkdtemp(prefix=f"minirt-fuzz-{name}-"))
         atexit.register(shutil.rmtree, _places[name], ignore_errors=True)
     return _places[name]
 
