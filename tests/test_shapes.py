@@ -46,6 +46,7 @@ REASONS = [
     (r"(container\.GraphDriver\.Name|container\.Driver|info\.Driver): ", "docker's overlay2 is our overlay"),
     (r"(container|summary)\.SizeRw is ours", "docker leaves it out where it is 0"),
     (r"image\.(Descriptor|Manifest|Blobs) is ours", "of the OCI layout: chapter 05 looks into it"),
+    (r"image\.Store is ours|df\.AdditionalStores is ours", "docker has no additional stores"),
     (r"image\.GraphDriver\.Data\.(MergedDir|WorkDir) is docker's", "an image of ours is never mounted by itself"),
     (r"image\.GraphDriver\.Data\.LowerDir is ours", "docker leaves it out where there is one layer"),
     (

@@ -60,6 +60,7 @@ VERBS = {
     "system check": ("system", "Verify everything in the store"),
     "system df": ("system", "Show how much disk is used"),
     "system prune": ("prune", "Free what nothing uses"),
+    "system share": ("system", "Let other users of this machine read the store's images (root)"),
     "container prune": ("prune", "Remove all stopped containers"),
     "image prune": ("prune", "Remove images that nothing uses"),
     "manifest inspect": ("manifest", "Show the manifest that a registry has"),

@@ -95,6 +95,8 @@ def system_df(console: Console, values: Values, arguments: list[str]) -> None:
         _df_row("Local Volumes", len(used.get("Volumes") or []), 0, 0, 0),
         _df_row("Build Cache", len(used.get("BuildCache") or []), 0, 0, 0),
     ]
+    for store in used.get("AdditionalStores") or []:
+        rows.append(_df_row(f"Store {store['Path']}", store["Images"], store["Active"], store["Size"], 0))
     columns = table.of(["Type", "TotalCount", "Active", "Size", "Reclaimable"])
     table.show(console, rows, columns, values["format"], TotalCount="TOTAL")
 
@@ -118,6 +120,16 @@ def system_check(console: Console, values: Values, arguments: list[str]) -> int:
         return 0
     table.records(console, problems)
     return 1
+
+
+@command()
+def system_share(console: Console, values: Values, arguments: list[str]) -> None:
+    found = console.client.share()
+    root = console.client.info()["DockerRootDir"]
+    console.print(
+        f"Others can read {found['Images']} image(s), {found['Layers']} layer(s); what is pulled from now on too."
+    )
+    console.print(f'For all of them, in /etc/minirt/config.toml: additional-stores = ["{root}"]')
 
 
 @command("", "    --json   Print a JSON array")

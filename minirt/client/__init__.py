@@ -328,6 +328,10 @@ class Client(Images, Files):
     def prune(self) -> dict[str, Any]:
         return dict(self._post("/minirt/prune"))
 
+    def share(self) -> dict[str, Any]:
+        """Open the store to other users of the machine: how many `Images` and `Layers` they find."""
+        return dict(self._post("/minirt/share"))
+
     def doctor(self) -> list[dict[str, Any]]:
         """What this machine can do, found by trying: rows as in `doctor.probe`, whether containers run at all first."""
         return list(self._own("doctor"))

@@ -140,11 +140,14 @@ def prune(engine: Engine, exchange: Exchange) -> None:
     exchange.reply(engine.prune())
 
 
+@route("POST /minirt/share")
+def share(engine: Engine, exchange: Exchange) -> None:
+    exchange.reply(engine.share())
+
+
 @route("GET /minirt/doctor")
 def doctor(engine: Engine, exchange: Exchange) -> None:
-    from minirt.runtime.doctor import probe
-
-    exchange.reply(probe())
+    exchange.reply(engine.doctor())
 
 
 @route("GET /minirt/trace")

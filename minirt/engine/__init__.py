@@ -30,6 +30,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from minirt.config import additional_stores
 from minirt.engine.containers import Containers
 from minirt.engine.events import Events
 from minirt.engine.images import Images
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
         AuthenticateOKResponse,
         Problem,
         PruneResponse,
+        ShareResponse,
         SystemDataUsageResponse,
         SystemInfo,
         SystemVersion,
@@ -63,13 +65,14 @@ if TYPE_CHECKING:
     from minirt.engine.processes import Processes
     from minirt.engine.stats import Stats
     from minirt.engine.update import Limits
+    from minirt.runtime.doctor import Row
 
 
 class Engine:
     """Everything under one root. `hub` is auto, embedded or docker.io; `throttle` slows the embedded hub (bytes/s)."""
 
     def __init__(self, root: Path, hub: str = "auto", throttle: int | None = None) -> None:
-        self.store = Store(root)
+        self.store = Store(root, additional_stores)
         self.sources, self._throttle = Sources(root, hub, throttle), throttle
         self.events = Events()
 
@@ -258,6 +261,19 @@ class Engine:
             "ImagesDeleted": images["ImagesDeleted"],
             "SpaceReclaimed": containers["SpaceReclaimed"] + images["SpaceReclaimed"] + freed,
         }
+
+    def doctor(self) -> list[Row]:
+        """What this machine can do, and what is there of others' stores."""
+        from minirt.engine import system
+
+        return system.doctor(self)
+
+    def share(self) -> ShareResponse:
+        """Open this store to other users of the machine."""
+        from minirt.store.share import share
+
+        images, layers = share(self.store)
+        return {"Images": images, "Layers": layers}
 
     def prune_images(self, filters: Mapping[str, list[str]] | None = None) -> ImagePruneResponse:
         """POST /images/prune."""

@@ -31,7 +31,7 @@ from minirt.runtime.spec import write_bundle
 from minirt.runtime.state import now
 from minirt.store import snapshots
 from minirt.store.files import locked, sync_files, write_atomic
-from minirt.store.layers import work
+from minirt.store.layers import Place, work
 from minirt.store.store import Image
 from minirt.userns import IdMapping
 
@@ -97,14 +97,16 @@ class Containers(Life):
                     "manifest": str(image.manifest_digest),
                     "ids": ids.to_json(),
                 }
-                lowers = [self._store.layers.path(diff_id) for _, diff_id in image.layers]
-                driver = self._store.driver
-                recipe = snapshots.prepare(folder, lowers, ids, driver)
+                places, driver = self._places(image), self._store.driver
+                lowers = [place.path for place in places]
+                recipe = snapshots.prepare(folder, places, ids, driver)
                 if driver != "overlay" and not ids.faked:
                     how = (
                         "the image's files were copied" if driver == "copy" else "fuse-overlayfs does its work, slower"
                     )
                     warnings.append(f"overlay does not work here ({self._store.overlay[1]}): {how}")
+                elif store := next((place.store for place in places if place.shared), None):
+                    warnings.append(f"layers are shared from {store}: fuse-overlayfs lays them, slower than overlay")
                 (folder / "rootfs.json").write_text(json.dumps(recipe | settled.rootfs))
                 (folder / "user").write_bytes(os.fsencode(settled.config["User"]))
                 write_bundle(folder, settled.options)
@@ -124,7 +126,7 @@ class Containers(Life):
         return {"Id": identity, "Warnings": warnings + settled.warnings}
 
     def _image(self, asked: str, platform: str | None) -> tuple[Image, list[str]]:
-        """The image to use, its layers unpacked, and warnings. Raises NotFound, so that the client pulls."""
+        """The image to use, and warnings. Raises NotFound, so that the client pulls."""
         try:
             named = self._store.names.find(asked)
         except NotFound:
@@ -144,10 +146,27 @@ class Containers(Life):
                 f"({Platform.host()}) and no specific platform was requested"
             )
         trace.publish("cache", "look-up", image=asked, found=True)
-        for layer, diff_id in image.layers:
-            if not self._store.layers.complete(layer, diff_id):
-                self._store.layers.fetch(layer, diff_id)
         return image, warnings
+
+    def _places(self, image: Image) -> list[Place]:
+        """Where the image's layers lie, base first; what is not unpacked yet is now. Raises NotFound."""
+        places = self._found(image, direct=len(image.layers) > snapshots.MAX_LOWERS)  # then they are copied
+        if any(place.shared for place in places):  # how those are laid, nobody's files look like root's (shared.py)
+            own = [diff_id for place, diff_id in zip(places, image.config.diff_ids, strict=True) if not place.shared]
+            if any(self._store.layers.facts(diff_id).get("nobody") for diff_id in own):
+                return self._found(image, direct=True)
+        return places
+
+    def _found(self, image: Image, direct: bool) -> list[Place]:
+        layers, found = self._store.layers, []
+        for layer, diff_id in image.layers:
+            if not layers.complete(layer, diff_id, direct):
+                layers.fetch(layer, diff_id, direct=direct)
+            place = layers.find(diff_id, direct)
+            if place is None:
+                raise NotFound(f"layer {layer.digest.short} went away this moment: try again")
+            found.append(place)
+        return found
 
     def rename(self, name: str, new: str) -> None:
         """POST /containers/{id}/rename. Raises NotFound, InvalidInput, Conflict for a taken name."""

@@ -32,7 +32,7 @@ from minirt.image.manifest import Manifest, encode, parse
 from minirt.image.platform import Platform
 from minirt.image.reference import Reference
 from minirt.runtime import container as runtime
-from minirt.runtime.state import now
+from minirt.runtime.state import now, read_json
 from minirt.store.inflate import inflate
 from minirt.store.store import Image, Store
 from minirt.userns import IdMapping
@@ -204,7 +204,10 @@ class Files:
             yield from worker.pieces()
 
     def _lowers(self, record: dict[str, Any]) -> list[str]:
-        """The image's unpacked layers, top first."""
+        """The image's unpacked layers, top first: those it stands on, else where they lie."""
+        recipe = read_json(str(self._containers.folder(record) / "rootfs.json")) or {}
+        if lowers := recipe.get("lowers"):
+            return list(lowers)
         image = self._store.image(Digest(record["manifest"]))
         return [str(self._store.layers.path(diff_id)) for _, diff_id in reversed(image.layers)]
 
@@ -312,12 +315,12 @@ class Files:
                     os.unlink(file.name)
                     return None
                 os.chmod(file.name, 0o644)
-                os.replace(file.name, self._store.layout.blob(digest))
+                os.replace(file.name, self._store.layout.place(digest))
             except BaseException:
                 Path(file.name).unlink(missing_ok=True)
                 raise
         layer = Descriptor(OCI_LAYER, digest, size)
-        self._store.layers.fetch(layer, digest)
+        self._store.pulled.fetch(layer, digest)
         return layer, digest
 
     def _write(self, raw: dict[str, Any], layers: list[Descriptor], reference: Reference | None) -> Image:

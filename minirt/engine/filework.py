@@ -24,7 +24,7 @@ from typing import Any
 
 from minirt import errors, linux
 from minirt.runtime import mounts, prepare, rootfs, state, user
-from minirt.store import pack, tar
+from minirt.store import pack, shared, tar
 from minirt.store.applier import Owner
 from minirt.store.diff import DELETED, Diff
 from minirt.store.extract import Extractor
@@ -278,7 +278,12 @@ def _diff(view: View, words: dict[str, Any]) -> list[Any]:
     opened = os.open(upper, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) if upper else None
     owners = view.owners if view.snapshot.get("idmap") else _same  # else the layers' owners are as the tree's
     prefix = "user.overlay." if view.ids.rootless else "trusted.overlay."
-    diff = Diff(prefix, owners, STUBS, touched=words["action"] == "layer")
+    others = tuple(os.fsencode(path) + b"/" for path in view.snapshot.get("shared", ()))
+
+    def seen(path: bytes) -> os.stat_result | shared.Seen:
+        return shared.seen(path, view.ids.single) if path.startswith(others) else os.lstat(path)
+
+    diff = Diff(prefix, owners, STUBS, words["action"] == "layer", seen if others else os.lstat)
     tree = os.open(f"/proc/self/fd/{view.root.fd}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     return diff.run(tree, lowers, opened)
 

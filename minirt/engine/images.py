@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from minirt.engine.events import Events
 from minirt.engine.filters import Filters, check, matches, moment, prune, truth
 from minirt.engine.pull import name_image
-from minirt.errors import Conflict, InvalidInput, MinirtError
+from minirt.errors import Conflict, InvalidInput, MinirtError, NotFound
 from minirt.image.config import ImageConfig
 from minirt.image.descriptor import Descriptor
 from minirt.image.digest import Digest
@@ -65,10 +65,10 @@ class Images:
                 out.append(image)
         return sorted(out, key=lambda image: (-image["Created"], image["RepoTags"]))
 
-    def _families(self) -> list[list[Named]]:
-        """The names of each image."""
+    def _families(self, own: bool = False) -> list[list[Named]]:
+        """The names of each image; with `own` but those given here."""
         images: dict[Digest, list[Named]] = {}
-        for named in self._store.names.all():
+        for named in self._store.names.own() if own else self._store.names.all():
             images.setdefault(named.id, []).append(named)
         return list(images.values())
 
@@ -79,16 +79,20 @@ class Images:
 
     def usage(self, users: list[str]) -> list[ImageSummary]:
         """`summaries` with what GET /system/df adds: bytes shared with other images, and how many of `users`
-        (the image IDs of containers) it has."""
+        (the image IDs of containers) it has. A layer in an additional store is shared: its bytes are not ours."""
         with self._store.using():
             layers = {str(n.id): set(self._store.image(n.manifest).config.diff_ids) for n in self._store.names.all()}
         owners = Counter(diff_id for diff_ids in layers.values() for diff_id in diff_ids)
         images = self.summaries()
         for image in images:  # one that came this moment shares nothing yet
-            shared = [diff_id for diff_id in layers.get(image["Id"], ()) if owners[diff_id] > 1]
-            image["SharedSize"] = sum(self._store.layers.facts(diff_id).get("size", 0) for diff_id in shared)
+            shared = [d for d in layers.get(image["Id"], ()) if owners[d] > 1 or self._elsewhere(d)]
+            image["SharedSize"] = sum(self._store.pulled.facts(diff_id).get("size", 0) for diff_id in shared)
             image["Containers"] = users.count(image["Id"])
         return images
+
+    def _elsewhere(self, diff_id: Digest) -> bool:
+        place = self._store.pulled.find(diff_id)
+        return place is not None and place.store is not None
 
     def inspect(self, name: str) -> ImageInspect:
         """GET /images/{name}/json. Raises NotFound."""
@@ -99,7 +103,7 @@ class Images:
         tags, digests = self._names_of(named.id)
         raw, platform = image.config.raw, image.config.platform
         variant: Variant = {"Variant": platform.variant} if platform.variant else {}
-        folders = [str(self._store.layers.path(diff_id)) for _, diff_id in reversed(image.layers)] or [""]
+        folders = [str(self._store.pulled.path(diff_id)) for _, diff_id in reversed(image.layers)] or [""]
         return {
             "Id": str(named.id),
             "RepoTags": tags,
@@ -123,6 +127,7 @@ class Images:
             "Descriptor": named.target.to_json(),
             "Manifest": str(named.manifest),
             "Blobs": [layer.to_json() for layer, _ in image.layers],
+            "Store": str(named.store or self._store.root),
         }
 
     def history(self, name: str) -> list[HistoryResponseItem]:
@@ -135,7 +140,7 @@ class Images:
             size = 0
             if not entry.get("empty_layer"):
                 layer = next(layers, None)
-                size = self._store.layers.facts(layer[1]).get("size", layer[0].size) if layer else 0
+                size = self._store.pulled.facts(layer[1]).get("size", layer[0].size) if layer else 0
             rows.append(
                 {
                     "Id": "<missing>",
@@ -163,12 +168,24 @@ class Images:
 
     def _name(self, image: Image, reference: Reference, target: Descriptor, local: bool) -> None:
         new = name_image(self._store, reference, target, image.manifest, image.manifest_digest, image.config, local)
+        for digest in (target.digest, image.manifest_digest, image.id):  # so that our name says something on its own
+            with contextlib.suppress(NotFound):  # an index that did not come along
+                self._store.layout.keep(digest, self._store.layout.read(digest))
         self._store.names.set(new, image.manifest, image.manifest_size)
 
     def remove(self, name: str, force: bool = False) -> list[ImageDeleteResponseItem]:
-        """DELETE /images/{name}: take the name away, and with the last name the image. Raises NotFound, Conflict."""
+        """DELETE /images/{name}: take the name away, and with the last name the image. Raises NotFound, Conflict.
+
+        Only one's own names go. What an additional store names is there still, and is not removed.
+        """
         named = self._store.names.find(name)
-        family = [n for n in self._store.names.all() if n.id == named.id]
+        if named.store:
+            raise Conflict(
+                f"conflict: unable to delete {named.id.short} (cannot be forced) - "
+                f"cannot remove read-only image of the additional store {named.store}"
+            )
+        family = [n for n in self._store.names.own() if n.id == named.id]
+        stays = any(n.id == named.id for n in self._store.names.others())
         tagged = [n for n in family if n.reference.tag]
         by_id = not _is_name(name, named)
         mine = [n for n in family if n.reference.name == named.reference.name]
@@ -183,7 +200,8 @@ class Images:
         elif not by_id:  # with the repository's last tag its digests go
             others = any(n.reference.tag and n.reference != named.reference for n in mine)
             going = [named] if others else mine
-        last = len(going) == len(family)
+        every = len(going) == len(family)
+        last = every and not stays
         users = [i for i, m in self._store.container_images().items() if m == named.manifest]
         if users and last and not force:
             what = f"unable to delete {named.id.short}" if by_id else f'unable to remove repository reference "{name}"'
@@ -201,6 +219,7 @@ class Images:
         out += [{"Untagged": str(digest)} for digest in sorted(map(str, digests))]
         if last and not users:
             out.append({"Deleted": str(named.id)})
+        if every and not users:
             out += [{"Deleted": str(digest)} for digest in self._store.sweep()[0]]
         self._gone(out, named.id)
         return out
@@ -222,7 +241,7 @@ class Images:
         check(filters, tests)
         dangling = truth(filters, "dangling", True)
         used, going = set(self._store.container_images().values()), []
-        for names in self._families():
+        for names in self._families(own=True):
             about = {"Created": _created(names[0]), "Labels": self._labels(names[0].id)}
             kept = any(n.manifest in used or (dangling and n.reference.tag) for n in names)
             if not kept and matches(about, filters, tests):
@@ -265,7 +284,7 @@ class Images:
         with self._store.using():
             for image, references in archive.load(self._store, stream):
                 for layer, diff_id in image.layers:
-                    self._store.layers.fetch(layer, diff_id)
+                    self._store.pulled.fetch(layer, diff_id)
                 target = Descriptor(image.manifest.media_type, image.manifest_digest, image.manifest_size)
                 if not references:
                     unnamed = Reference("docker.io", "library/loaded", None, image.manifest_digest)

@@ -57,6 +57,8 @@ class Pull:
         registry, found, note = yield from self._meanwhile(
             lambda: self._sources.ask(reference, lambda r: r.manifest(reference.path, reference.target))
         )
+        for path, why in store.additional.refused():
+            note += f"{'; ' if note else ''}additional store {path} is not used: {why}"
         if note:
             yield {"status": note}
         with store.using():
@@ -111,7 +113,9 @@ class Pull:
 
     def _config(self, registry: Registry, descriptor: Descriptor) -> bytes:
         with contextlib.suppress(NotFound, VerificationError):  # a damaged one is asked for again
-            return self._store.layout.read(descriptor.digest)
+            content = self._store.layout.read(descriptor.digest)
+            self._store.layout.keep(descriptor.digest, content)
+            return content
         while True:
             content = b"".join(registry.blob(self._reference.path, descriptor))
             hasher = descriptor.digest.hasher()
@@ -126,7 +130,7 @@ class Pull:
     def _layers(self, registry: Registry, layers: list[tuple[Descriptor, Digest]]) -> Iterator[CreateImageInfo | None]:
         missing = []
         for layer, diff_id in layers:
-            here = self._store.layers.complete(layer, diff_id)
+            here = self._store.pulled.complete(layer, diff_id)
             yield _line("Already exists" if here else "Pulling fs layer", layer)
             if not here:
                 missing.append((layer, diff_id))
@@ -134,7 +138,7 @@ class Pull:
         count = os.cpu_count() or 1
         yield from Crew(lambda pair, tell: self._layer(registry, *pair), missing, count, self._events, self._stop).run()
         for layer, diff_id in layers:
-            for note, times in self._store.layers.facts(diff_id).get("notes", {}).items():
+            for note, times in self._store.pulled.facts(diff_id).get("notes", {}).items():
                 yield {"status": f"{layer.digest.short}: {note} ({times})"}
         trace.publish("image", "unpacked", layers=len(layers))
 
@@ -153,12 +157,12 @@ class Pull:
         if self._store.layout.has(layer.digest):
             self._events.put(_line("Extracting", layer, 0))
         try:
-            fetched = self._store.layers.fetch(layer, diff_id, feed)
+            fetched = self._store.pulled.fetch(layer, diff_id, feed)
         except VerificationError:
             if not registry.distrust(layer.digest):
                 raise  # else a mirror sent something wrong: once more, all of it, and from elsewhere
             self._events.put(_line("Verification failed, downloading again", layer))
-            fetched = self._store.layers.fetch(layer, diff_id, feed)
+            fetched = self._store.pulled.fetch(layer, diff_id, feed)
         self._events.put(_line("Pull complete" if fetched else "Already exists", layer))
 
     def _chunks(self, registry: Registry, layer: Descriptor, offset: int) -> Iterator[bytes]:
@@ -207,7 +211,7 @@ def name_image(
     local: bool = False,
 ) -> Named:
     """The name's record; its size is that of the unpacked files (of the blobs, where layers stay packed)."""
-    size = sum(store.layers.facts(diff_id).get("size", layer.size) for layer, diff_id in pairs(manifest, config))
+    size = sum(store.pulled.facts(diff_id).get("size", layer.size) for layer, diff_id in pairs(manifest, config))
     image = manifest.config.digest
     return Named(reference, target, digest, image, config.created, size, str(config.platform), local)
 

@@ -19,10 +19,12 @@ from minirt.engine import confinement, limits, logs
 from minirt.image.platform import Platform
 from minirt.runtime.state import now
 from minirt.store.layers import work
+from minirt.store.shared import FORM
 
 if TYPE_CHECKING:
     from minirt.engine import Engine
     from minirt.engine.answers.system import (
+        AdditionalStore,
         Commit,
         IndexInfo,
         Runtime,
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
         SystemInfo,
         SystemVersion,
     )
+    from minirt.runtime.doctor import Row
+    from minirt.store.store import Store
 
 API_VERSION, MIN_API_VERSION = "1.44", "1.24"
 
@@ -90,7 +94,7 @@ def info(engine: Engine) -> SystemInfo:
         "ContainersStopped": len(states) - states.count("running") - states.count("paused"),
         "Images": len({image["Id"] for image in engine.images.summaries()}),
         "Driver": engine.store.driver,
-        "DriverStatus": [["User ids", mode], *([["Overlay", reason]] if reason else [])],
+        "DriverStatus": [["User ids", mode], *([["Overlay", reason]] if reason else []), *_stores(engine.store)],
         "Plugins": {
             "Volume": ["local"],
             "Network": ["bridge", "host", "null"] if mode == "root" else ["host", "null", "pasta", "slirp4netns"],
@@ -187,7 +191,8 @@ def _system(key: str) -> str:
 def df(engine: Engine) -> SystemDataUsageResponse:
     """GET /system/df: bytes of disk."""
     store = engine.store
-    layers = work({"action": "measure", "paths": [str(store.layers.folder)]}, store.ids)["bytes"]
+    folders = {str(store.layers.folder), str(store.pulled.folder)}
+    layers = work({"action": "measure", "paths": sorted(folders)}, store.ids)["bytes"]
     with store.using():
         blobs = sum(store.layout.blob(digest).stat().st_size for digest in store.layout.blobs())
     containers = engine.containers.summaries(all=True, size=True)
@@ -199,4 +204,55 @@ def df(engine: Engine) -> SystemDataUsageResponse:
         "BuildCache": [],
         "BuilderSize": 0,
         "Unfinished": store.unfinished(),
+        "AdditionalStores": _additional(store, {container["ImageID"] for container in containers}),
     }
+
+
+def _additional(store: Store, used: set[str]) -> list[AdditionalStore]:
+    """What others keep for us: none of it is ours to free."""
+    rows: list[AdditionalStore] = []
+    for other in store.additional():
+        root = other.path.parent
+        images = {str(named.id) for named in store.names.others() if named.store == root}
+        paths = [str(other.path / "blobs"), str(root / "layers" / FORM)]
+        size = work({"action": "measure", "paths": paths}, store.ids)["bytes"]
+        rows.append({"Path": str(root), "Images": len(images), "Active": len(images & used), "Size": size})
+    return rows
+
+
+def doctor(engine: Engine) -> list[Row]:
+    """What `doctor.probe` finds, a row for each additional store, and whether its layers can be used as they lie."""
+    from minirt.runtime.doctor import probe
+
+    rows, store = probe(), engine.store
+    get = next((row["hint"] for row in rows if row["capability"] == "fuse-overlayfs"), "")
+    missing = {path: why for path, why in store.additional.refused()}
+    for path in store.additional.paths():
+        why = missing.get(path, "")
+        row: Row = {
+            "capability": "additional store", "works": not why, "tried": "to see who can change it",
+            "detail": f"{path}: {why}" if why else str(path), "cost": "its images are not there" if why else "",
+            "hint": "its owner, root, has to close it and every folder above to others" if why else "",
+        }  # fmt: skip
+        rows.append(row)
+    if store.additional() and store.ids and store.ids.rootless:
+        why = store.shares
+        row = {
+            "capability": "shared layers", "works": not why, "tried": "to lay one with fuse-overlayfs", "detail": why,
+            "cost": "layers of additional stores are unpacked again: more disk" if why else "",
+            "hint": (get or "65536 ids in /etc/subuid and /etc/subgid") if why else "",
+        }  # fmt: skip
+        rows.append(row)
+    return rows
+
+
+def _stores(store: Store) -> list[list[str]]:
+    """A line for each additional store, as docker's command shows what a storage driver says."""
+    how = ""
+    if store.ids and store.ids.rootless:
+        how = f"unpacked again: {store.shares}" if store.shares else "laid by fuse-overlayfs"
+    lines = []
+    for other in store.additional():
+        count = len({named.id for named in store.names.others() if named.store == other.path.parent})
+        lines.append([f"Additional store {other.path.parent}", f"{count} image(s){', layers ' + how if how else ''}"])
+    return lines + [[f"Additional store {path}", f"not used: {why}"] for path, why in store.additional.refused()]

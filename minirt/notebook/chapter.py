@@ -30,11 +30,13 @@ from minirt.notebook.transcript import Transcript
 def begin(number: str, lang: str = "en") -> Chapter:
     """Set the stage of chapter `number` and clear what it made before.
 
-    From here on `minirt.run(…)` and the `minirt` command of this notebook use the chapter's store and the embedded hub.
+    From here on `minirt.run(…)` and the `minirt` command of this notebook use the chapter's store and the embedded hub,
+    and no additional stores.
     Raises InvalidInput for a chapter or language there is none of.
     """
     chapter = Chapter(number, lang)
     os.environ["MINIRT_ROOT"], os.environ["MINIRT_HUB"] = str(chapter.root), "embedded"
+    os.environ["MINIRT_ADDITIONAL_STORES"] = ""  # a chapter begins with no image at all, also on a class's machine
     scripts = os.path.dirname(sys.executable)
     if os.path.exists(os.path.join(scripts, "minirt")):  # the command of a cell is this same minirt
         os.environ["PATH"] = os.pathsep.join([scripts, os.environ.get("PATH", os.defpath)])

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from minirt.config import additional_stores
 from minirt.errors import MinirtError, StoreError, UnpackError
 from minirt.image.config import ImageConfig
 from minirt.image.descriptor import Descriptor
@@ -24,6 +25,7 @@ from minirt.image.digest import Digest
 from minirt.image.manifest import Index, Manifest, parse
 from minirt.notebook import kinds
 from minirt.store import tar
+from minirt.store.additional import Additional
 from minirt.store.applier import OPAQUE, WHITEOUT, clean
 from minirt.store.inflate import inflate
 from minirt.store.layout import Layout
@@ -98,7 +100,7 @@ class Snapshot:
     def read(cls, root: Path, name: str) -> Snapshot:
         """Of the store in `root`. Raises NotFound for an image that is not here, VerificationError, StoreError."""
         try:
-            return cls._read(Layout(root / "oci"), name)
+            return cls._read(Layout(root / "oci", Additional(additional_stores, root)), name)
         except OSError as error:
             raise StoreError(f"the local cache in {root} cannot be read: {error.strerror}") from error
 

@@ -46,7 +46,7 @@ class Settings:
     @classmethod
     def load(cls, path: Path | None = None) -> Settings:
         """Read the file; an absent one means the defaults. Raises InvalidInput that names the file and the fault."""
-        path, table = config.read(path)
+        path, table = config.read(path, "registry-mirrors", "insecure-registries")
         for key in ("registry-mirrors", "insecure-registries"):
             value = table.get(key, [])
             if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):

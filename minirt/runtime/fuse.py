@@ -29,6 +29,7 @@ def mount(folder: str, rootfs: dict[str, Any], attributes: int) -> None:
         if not os.path.islink(os.path.join(links, str(name))):
             os.symlink(path, os.path.join(links, str(name)))
     options = f"lowerdir={':'.join(map(str, range(len(rootfs['lowers']))))},upperdir=u,workdir=w"
+    options += f",{rootfs['options']}" if rootfs.get("options") else ""  # for layers that other users share
     before = os.stat(place).st_dev
     with tempfile.TemporaryFile() as trouble:
         pid = os.fork()

@@ -6,12 +6,14 @@ A new kernel's overlay takes its layers one by one (fsconfig `lowerdir+`); for a
 stand in one option page of 4 KiB, so they go by short links in a folder of their own, which carries 127 of them and any
 character in a path.
 Where no device rules can be set, `nodev` makes device nodes in it open nothing.
+Layers in another user's store (`held`) are locked for as long as this process lives, so that their owner leaves them.
 Sources: kernel Documentation/filesystems/overlayfs.rst, fsopen(2). Taught in chapter 06.
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 from typing import Any
 
@@ -28,6 +30,8 @@ def mount(folder: str, rootfs: dict[str, Any], ids: IdMapping = _SAME) -> None:
 
     Where it says `idmap`, files belong to `ids`: to the root of that user namespace what is root's on disk.
     """
+    for layer in rootfs.get("held", ()):
+        _hold(layer)
     place = os.path.join(folder, "rootfs")
     target = os.open(place, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     if rootfs["kind"] == "directory":
@@ -55,6 +59,26 @@ def mount(folder: str, rootfs: dict[str, Any], ids: IdMapping = _SAME) -> None:
         os.close(target)
 
 
+def _hold(layer: str) -> None:
+    """Lock the folder of a layer that its owner may remove. Raises StartError where that has happened."""
+    gone = StartError(
+        f"layer {os.path.basename(layer)[:12]} of its image was removed from the additional store it is in ({layer}): "
+        "pull the image again and make a new container of it"
+    )
+    try:
+        fd = os.open(layer, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)  # to be closed by our end
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise gone from error
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError as error:  # its owner is removing it
+        raise gone from error
+    except OSError:  # a file system without locks: nothing holds its owner back
+        return
+    if not os.path.exists(layer) or not os.path.samestat(os.fstat(fd), os.stat(layer)):
+        raise gone
+
+
 def _with_ids(folder: str, rootfs: dict[str, Any], ids: IdMapping) -> dict[str, Any]:
     """The same layers, seen through a mount that maps ids; what is written has the machine's numbers anyway.
 
@@ -62,21 +86,24 @@ def _with_ids(folder: str, rootfs: dict[str, Any], ids: IdMapping) -> dict[str, 
     """
     from minirt.runtime import namespaces
 
-    place, shared = os.path.join(folder, "mapped"), os.path.dirname(rootfs["lowers"][0])
-    os.makedirs(place, mode=0o700, exist_ok=True)
+    sources = list(dict.fromkeys(map(os.path.dirname, rootfs["lowers"])))  # of this store, and of additional ones
+    places = {source: os.path.join(folder, f"mapped{number or ''}") for number, source in enumerate(sources)}
     top = os.stat(rootfs["upper"])
     if top.st_uid < ids.uids[0][1]:  # the first start: the top folder belongs to the container's root, too
         os.chown(rootfs["upper"], ids.uids[0][1] + top.st_uid, ids.gids[0][1] + top.st_gid)
     users = namespaces.user_namespace(ids)
     try:
-        tree = linux.open_tree(-100, shared, linux.OPEN_TREE_CLONE | linux.OPEN_TREE_CLOEXEC)
-        linux.mount_setattr(tree, "", linux.AT_EMPTY_PATH, linux.MOUNT_ATTR_IDMAP, userns_fd=users)
-        mounts.attach(tree, os.open(place, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+        for source, place in places.items():
+            os.makedirs(place, mode=0o700, exist_ok=True)
+            tree = linux.open_tree(-100, source, linux.OPEN_TREE_CLONE | linux.OPEN_TREE_CLOEXEC)
+            linux.mount_setattr(tree, "", linux.AT_EMPTY_PATH, linux.MOUNT_ATTR_IDMAP, userns_fd=users)
+            mounts.attach(tree, os.open(place, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
     except OSError as error:
         raise StartError(f"this kernel or file system cannot map the ids of mounts: {error.strerror}") from error
     finally:
         os.close(users)
-    return {**rootfs, "lowers": [os.path.join(place, os.path.relpath(lower, shared)) for lower in rootfs["lowers"]]}
+    lowers = [os.path.join(places[os.path.dirname(lower)], os.path.basename(lower)) for lower in rootfs["lowers"]]
+    return {**rootfs, "lowers": lowers}
 
 
 def _attributes(rootfs: dict[str, Any]) -> int:

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from minirt.errors import UnpackError
-from minirt.store import tar
+from minirt.store import shared, tar
 from minirt.store.limits import Limits, OverLimit
 from minirt.store.tree import Tree, remove
 
@@ -27,7 +27,16 @@ OPAQUE = b".wh..wh..opq"
 WHITEOUT = b".wh."
 MAX_PATH = 4096
 _NOTES = 20  # kinds of them
-_REFUSED_XATTRS = ("trusted.", "user.overlay.", "system.nfs4", "security.ima", "security.evm", "security.selinux")
+REFUSED_XATTRS = (
+    "trusted.",
+    "user.overlay.",
+    "user.fuseoverlayfs.",
+    "user.containers.",
+    "system.nfs4",
+    "security.ima",
+    "security.evm",
+    "security.selinux",
+)
 
 
 @dataclass(frozen=True)
@@ -35,13 +44,15 @@ class Owner:
     """What this process may do to files: `chown` to any id (else all files are ours), `mknod`, and its xattr prefix.
 
     With the prefix `plain` whiteouts stay `.wh.` files. Not `closed`: what shuts its owner out is opened for them, for
-    without a user namespace we have no rights over our own files but those their modes give.
+    without a user namespace we have no rights over our own files but those their modes give. `masked`: owners and modes
+    are only recorded, for the layer is other users' too (shared.py).
     """
 
     chown: bool = True
     mknod: bool = True
     xattr: str = "trusted"
     closed: bool = True
+    masked: bool = False
 
 
 class Applier:
@@ -53,11 +64,16 @@ class Applier:
         self._limits = limits
         self._made: dict[bytes, int] = {}  # directories of this layer: path → mtime, set last (children change it)
         self._whiteouts: set[bytes] = set()
+        self.nobody = False  # has it something of that user's, or group's?
+        self.folders: set[bytes] = set()  # where masked: those that are not root's with 0755
         self.size = 0
         self.entries = 0
         self.notes: Counter[str] = Counter()
         self._plain = owner.xattr == "plain"
         self._opened = (0, 0) if owner.closed else (0o600, 0o700)  # for files, for directories
+        if owner.masked:  # what the archive does not list, too
+            self._tree.made = lambda fd: shared.mask(f"/proc/self/fd/{fd}", 0, 0, 0o755, directory=True)
+            self._tree.made(self._tree.root)
 
     def run(self, reader: tar.Reader) -> None:
         """Apply everything `reader` yields, then set the directories' times. Raises UnpackError naming the entry."""
@@ -90,6 +106,7 @@ class Applier:
         if any(part.startswith(WHITEOUT) for part in above.split(b"/")):
             raise UnpackError(f"entry {_shown(entry.name)} lies inside a whiteout")
         parent = self._tree.directory(above, create=True)
+        self.nobody = self.nobody or shared.NOBODY in (entry.uid, entry.gid)
         if self._plain and path in self._whiteouts:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(WHITEOUT + name, dir_fd=parent)
@@ -166,7 +183,9 @@ class Applier:
         target = self._tree.directory(path)
         via = f"/proc/self/fd/{target}"  # O_PATH descriptors take no fchmod; this magic link is ours, not the image's
         self._chown(via, entry)
-        os.chmod(via, entry.mode | self._opened[1])
+        self._chmod(via, entry, self._opened[1])
+        if path and self._owner.masked and (entry.uid, entry.gid, entry.mode & 0o7777) != (0, 0, 0o755):
+            self.folders.add(path)
         self._set_xattrs(via, entry)
 
     def _regular(self, entry: tar.Entry, name: bytes, parent: int, reader: tar.Reader) -> None:
@@ -182,7 +201,7 @@ class Applier:
                 _write_sparse(fd, entry, reader)
             self.size += entry.size
             self._chown(fd, entry)
-            os.chmod(fd, entry.mode | self._opened[0])
+            self._chmod(fd, entry, self._opened[0])
             self._set_xattrs(fd, entry)
             os.utime(fd, ns=(entry.mtime, entry.mtime))
         finally:
@@ -232,10 +251,18 @@ class Applier:
         if self._owner.chown:
             os.chown(name, entry.uid, entry.gid, dir_fd=parent, follow_symlinks=False)
         if entry.type != tar.SYMLINK:
-            os.chmod(name, entry.mode | self._opened[0], dir_fd=parent)
+            os.chmod(name, 0o644 if self._owner.masked else entry.mode | self._opened[0], dir_fd=parent)
         os.utime(name, ns=(entry.mtime, entry.mtime), dir_fd=parent, follow_symlinks=False)
 
+    def _chmod(self, file: int | str, entry: tar.Entry, opened: int) -> None:
+        if self._owner.masked:
+            shared.mask(file, entry.uid, entry.gid, entry.mode, entry.type == tar.DIRECTORY)
+        else:
+            os.chmod(file, entry.mode | opened)
+
     def _chown(self, file: int | str, entry: tar.Entry) -> None:
+        if self._owner.masked:
+            return
         if self._owner.chown:
             os.chown(file, entry.uid, entry.gid)
         elif entry.uid or entry.gid:
@@ -243,7 +270,7 @@ class Applier:
 
     def _set_xattrs(self, file: int | str, entry: tar.Entry) -> None:
         for key, value in entry.xattrs.items():
-            if key.startswith(_REFUSED_XATTRS):
+            if key.startswith(REFUSED_XATTRS) or (self._owner.masked and not key.startswith("user.")):
                 self._leave_out(key, "")
                 continue
             try:

@@ -184,8 +184,8 @@ class _Spool:
             with open(path, "rb") as file:
                 kind = sniff(file.read(4).ljust(4, b"\0"))
             os.chmod(path, 0o644)
-            os.replace(path, layout.blob(digest))
-            sync_directory(layout.blob(digest).parent)
+            os.replace(path, layout.place(digest))
+            sync_directory(layout.place(digest).parent)
         else:
             with open(layout.blob(digest), "rb") as file:
                 kind = sniff(file.read(4).ljust(4, b"\0"))

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from minirt.errors import StoreError
 from minirt.store.merge import OPAQUE, WHITEOUT, opaque
+from minirt.store.shared import Seen
 
 MODIFIED, ADDED, DELETED = 0, 1, 2
 _DEPTH = 400
@@ -34,13 +35,19 @@ class Diff:
     """`ours` begins the names of overlay's xattrs. `owners` turns ids as the tree has them into those of the layers.
 
     `touched`: a file in the write layer counts though it is as it was: a new name may have been given to it.
-    What is in `stubs` counts as added only with something in it: the runtime made it to mount on.
+    What is in `stubs` counts as added only with something in it: the runtime made it to mount on. `seen` gives the
+    lstat of a file of the layers, as the tree shows it.
     """
 
     def __init__(
-        self, ours: str, owners: Callable[[int, int], tuple[int, int]], stubs: frozenset[bytes], touched: bool
+        self,
+        ours: str,
+        owners: Callable[[int, int], tuple[int, int]],
+        stubs: frozenset[bytes],
+        touched: bool,
+        seen: Callable[[bytes], os.stat_result | Seen] = os.lstat,
     ) -> None:
-        self._ours, self._owners, self._stubs, self._touched = ours, owners, stubs, touched
+        self._ours, self._owners, self._stubs, self._touched, self._seen = ours, owners, stubs, touched, seen
 
     def run(self, tree: int, lowers: list[bytes], upper: int | None) -> list[Change]:
         """`lowers` top first; `upper`: the write layer, or None where the tree is a copy. A directory comes before what
@@ -69,7 +76,7 @@ class Diff:
         self, tree: int, known: list[bytes], upper: int | None, name: bytes, path: bytes, depth: int
     ) -> list[Change]:
         status = os.stat(name, dir_fd=tree, follow_symlinks=False)
-        old = os.lstat(known[0]) if known else None
+        old = self._seen(known[0]) if known else None
         both = old is not None and stat.S_ISDIR(old.st_mode) and stat.S_ISDIR(status.st_mode)
         inner: list[Change] = []
         if stat.S_ISDIR(status.st_mode):
@@ -86,7 +93,7 @@ class Diff:
             changed = self._touched or not _alike(name, tree, known[0], status)
         return [Change(MODIFIED, path), *inner] if changed else []
 
-    def _differ(self, new: os.stat_result, old: os.stat_result, content: bool = False) -> bool:
+    def _differ(self, new: os.stat_result, old: os.stat_result | Seen, content: bool = False) -> bool:
         mine = (new.st_mode, *self._owners(new.st_uid, new.st_gid), new.st_rdev)
         theirs = (old.st_mode, old.st_uid, old.st_gid, old.st_rdev)
         return mine != theirs or (content and (new.st_size, new.st_mtime_ns) != (old.st_size, old.st_mtime_ns))

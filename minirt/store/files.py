@@ -64,7 +64,7 @@ def locked(path: Path, shared: bool = False, wait: bool = True) -> Iterator[int 
         mode = os.O_RDONLY if shared else os.O_RDWR  # a read-only store can be looked at
         fd = os.open(path, mode | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
         try:
-            if not _lock(fd, shared, wait):
+            if not try_lock(fd, shared, wait):
                 yield None
                 return
             try:
@@ -78,7 +78,8 @@ def locked(path: Path, shared: bool = False, wait: bool = True) -> Iterator[int 
             os.close(fd)
 
 
-def _lock(fd: int, shared: bool, wait: bool) -> bool:
+def try_lock(fd: int, shared: bool, wait: bool = False) -> bool:
+    """Lock what is open as `fd`; False where another holds it and we do not `wait`."""
     try:
         import fcntl
     except ImportError:  # Windows: one process at a time, by the C library's lock

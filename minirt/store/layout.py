@@ -1,6 +1,7 @@
 """The OCI image layout on disk: `oci-layout`, `index.json` and content-addressed blobs.
 
 Invariant: a file under `blobs/` has the content its name says; it appears by rename only after its digest was checked.
+What is not here may lie in an additional store's layout, where it is only read (additional.py).
 `skopeo` and `umoci` read this directory as it lies. Source: OCI image-spec, image-layout.md. Taught in chapter 04.
 """
 
@@ -11,7 +12,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,19 @@ from minirt.store.files import locked, sync_directory, write_atomic
 _EMPTY: dict[str, Any] = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []}
 
 
-class Layout:
-    """One image layout. `index()` reads the names' table, `editing()` changes it under the lock."""
+def nobody() -> Sequence[Layout]:
+    """A layout alone has no others."""
+    return ()
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+
+class Layout:
+    """One image layout. `index()` reads the names' table, `editing()` changes it under the lock.
+
+    `others()`: layouts of additional stores. Blobs are looked up in them too; all that is written lands here.
+    """
+
+    def __init__(self, path: Path, others: Callable[[], Sequence[Layout]] = nobody) -> None:
+        self.path, self.others = path, others
         self._index = path / "index.json"
 
     def create(self) -> None:
@@ -48,17 +57,29 @@ class Layout:
             with self.editing():
                 pass
 
-    def blob(self, digest: Digest) -> Path:
-        """Where the blob is, or would be."""
+    def place(self, digest: Digest) -> Path:
+        """Where the blob is here, or would be."""
         return self.path / "blobs" / digest.algorithm / digest.hex
+
+    def blob(self, digest: Digest) -> Path:
+        """Where the blob is to be read: here, else in the first other that has it."""
+        own = self.place(digest)
+        if not own.is_file():
+            for other in self.others():
+                if (place := other.place(digest)).is_file():
+                    return place
+        return own
 
     def has(self, digest: Digest) -> bool:
         return self.blob(digest).is_file()
 
-    def read(self, digest: Digest) -> bytes:
-        """A small blob (manifest, config), whole and checked again. Raises NotFound, VerificationError, StoreError."""
+    def read(self, digest: Digest, own: bool = False) -> bytes:
+        """A small blob (manifest, config), whole and checked again; with `own` none of the others'.
+
+        Raises NotFound, VerificationError, StoreError.
+        """
         try:
-            with open(self.blob(digest), "rb") as file:
+            with open(self.place(digest) if own else self.blob(digest), "rb") as file:
                 content = file.read(MAX_DOCUMENT + 1)
         except FileNotFoundError:
             raise NotFound(f"blob {digest} is not in the local store") from None
@@ -77,12 +98,15 @@ class Layout:
         return digest
 
     def keep(self, digest: Digest, content: bytes) -> None:
-        """Keep a small blob whose digest the caller has checked; one that is here but damaged is replaced."""
+        """Keep a small blob whose digest the caller has checked; one that is here but damaged is replaced.
+
+        Also where another layout has it: its owner may remove it, and what is named here stays readable.
+        """
         try:
-            self.read(digest)
+            self.read(digest, own=True)
         except (NotFound, VerificationError):
-            self.blob(digest).parent.mkdir(exist_ok=True)
-            write_atomic(self.blob(digest), content, 0o644)
+            self.place(digest).parent.mkdir(exist_ok=True)
+            write_atomic(self.place(digest), content, 0o644)
 
     def take(self, pieces: Iterable[bytes]) -> tuple[Digest, int]:
         """Keep a blob of any size that is only now read; its digest, and its size in bytes. Raises OSError."""
@@ -96,11 +120,11 @@ class Layout:
                 os.fsync(file.fileno())
                 os.chmod(file.name, 0o644)
                 digest = Digest("sha256:" + hasher.hexdigest())
-                os.replace(file.name, self.blob(digest))
+                os.replace(file.name, self.place(digest))
             except BaseException:
                 Path(file.name).unlink(missing_ok=True)
                 raise
-        sync_directory(self.blob(digest).parent)
+        sync_directory(self.place(digest).parent)
         return digest, size
 
     def index(self) -> list[dict[str, Any]]:
@@ -127,7 +151,7 @@ class Layout:
                 write_atomic(self._index, json.dumps(document, indent=1, ensure_ascii=False).encode(), 0o644)
 
     def blobs(self) -> Iterator[Digest]:
-        """Every blob there is; a file of another name is not ours."""
+        """Every blob there is here; a file of another name is not ours."""
         for path in sorted((self.path / "blobs").glob("*/*")):
             with contextlib.suppress(InvalidInput):
                 yield Digest(f"{path.parent.name}:{path.name}")

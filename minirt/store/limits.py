@@ -35,7 +35,7 @@ class Limits:
     @classmethod
     def load(cls, path: Path | None = None) -> Limits:
         """As config.toml sets them. Raises InvalidInput that names the file and the fault."""
-        path, table = config.read(path)
+        path, table = config.read(path, "limits")
         given = table.get("limits", {})
         if not isinstance(given, dict):
             raise InvalidInput(f"{path}: limits is not a table: write [limits] and the limits below it")

@@ -7,16 +7,19 @@ here, so no registry knows this name by this digest).
 For other tools `org.opencontainers.image.ref.name` (the familiar name) is added where its grammar allows, always on one
 OCI-typed manifest: on the same descriptor if that is one, else on a second descriptor beside it.
 An image whose tag moved away keeps a name by digest (`x@sha256:…`), shown as `<none>`, until it is removed.
+Names of additional stores come after one's own and are hidden by them; only one's own can be changed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from minirt.errors import Conflict, InvalidInput, MinirtError, NotFound
+from minirt.errors import Conflict, InvalidInput, MinirtError, NotFound, StoreError
 from minirt.image.descriptor import OCI_MANIFEST, Descriptor
 from minirt.image.digest import Digest
 from minirt.image.manifest import Manifest
@@ -32,7 +35,8 @@ _REF_GRAMMAR = re.compile(
 
 @dataclass(frozen=True)
 class Named:
-    """One name of one image. `size` in bytes unpacked; `created` as the image's config says."""
+    """One name of one image. `size` in bytes unpacked; `created` as the image's config says; `store`: the additional
+    store it is named in."""
 
     reference: Reference
     target: Descriptor
@@ -42,6 +46,7 @@ class Named:
     size: int
     platform: str
     local: bool = False
+    store: Path | None = None
 
     @property
     def repo_digest(self) -> str | None:
@@ -50,14 +55,29 @@ class Named:
 
 
 class Names:
-    """The table of names in a layout."""
+    """The table of names in a layout, and in the others it looks into."""
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
 
-    def all(self) -> list[Named]:
-        """Every name, in the order given."""
+    def own(self) -> list[Named]:
+        """Every name given here, in the order given."""
         return [named for entry in self._layout.index() if (named := _named(entry))]
+
+    def all(self) -> list[Named]:
+        """One's own names, then those of additional stores that are not among them."""
+        found = {named.reference: named for named in self.own()}
+        for named in self.others():
+            found.setdefault(named.reference, named)
+        return list(found.values())
+
+    def others(self) -> list[Named]:
+        """What additional stores name, the first store first."""
+        found = []
+        for other in self._layout.others():
+            with contextlib.suppress(StoreError):  # `system check` tells
+                found += [replace(named, store=other.path.parent) for named in Names(other).own()]
+        return found
 
     def damaged(self) -> list[str]:
         """Names whose entry cannot be read: another tool wrote into it."""

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 
 from minirt.errors import StoreError
 from minirt.store import tar
+from minirt.store.applier import REFUSED_XATTRS
 
 END = bytes(2 * tar.BLOCK)
 _CHUNK = 1 << 18
@@ -183,7 +184,7 @@ def _xattrs(place: str) -> dict[str, bytes]:
     found = {}
     with contextlib.suppress(OSError):  # a file system without any
         for key in os.listxattr(place):
-            mine = key.startswith(("user.", "system.posix_acl_")) and not key.startswith("user.overlay.")
+            mine = key.startswith(("user.", "system.posix_acl_")) and not key.startswith(REFUSED_XATTRS)
             if mine or key == "security.capability":
                 with contextlib.suppress(OSError):
                     found[key] = os.getxattr(place, key)

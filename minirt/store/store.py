@@ -13,7 +13,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,9 +24,11 @@ from minirt.image.config import ImageConfig
 from minirt.image.descriptor import Descriptor
 from minirt.image.digest import Digest
 from minirt.image.manifest import Manifest, load_json, parse
+from minirt.store import shared
+from minirt.store.additional import Additional
 from minirt.store.files import locked, write_atomic
 from minirt.store.format import settle
-from minirt.store.layers import Layers, remove_tree, work
+from minirt.store.layers import Layers, remove_tree, take, work
 from minirt.store.layout import Layout
 from minirt.store.names import Named, Names
 from minirt.userns import IdMapping, detect
@@ -66,10 +68,12 @@ def pairs(manifest: Manifest, config: ImageConfig) -> list[tuple[Descriptor, Dig
 class Store:
     """Opens (and on first use makes) the store in `root`. Raises StoreError where that is impossible."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, additional: Callable[[], Iterable[Path]] = tuple) -> None:
+        """`additional` tells the folders of additional stores; whoever asks again may be told others."""
         self.root = root
         self.containers = root / "containers"
-        self.layout = Layout(root / "oci")
+        self.additional = Additional(additional, root)
+        self.layout = Layout(root / "oci", self.additional)
         self._tried = 0.0
         self.names = Names(self.layout)
         try:
@@ -122,7 +126,7 @@ class Store:
         """Forget what did not work, where that is a while ago."""
         rights = self.__dict__.get("_rights")
         if rights and not rights["overlay"] and time.monotonic() - self._tried > _AGAIN:
-            for name in ("layers", "ids", "_rights"):
+            for name in ("layers", "pulled", "shares", "ids", "_rights"):
                 self.__dict__.pop(name, None)
 
     def _try(self, ids: IdMapping, action: str) -> dict[str, Any]:
@@ -154,9 +158,40 @@ class Store:
 
     @cached_property
     def layers(self) -> Layers:
-        return Layers(
-            self.root, self.layout, self.ids, plain=self.driver != "overlay" and not self._rights.get("untried")
-        )
+        plain = self.driver != "overlay" and not self._rights.get("untried")
+        return Layers(self.root, self.layout, self.ids, plain, lambda: not self.shares)
+
+    @cached_property
+    def pulled(self) -> Layers:
+        """What a pull unpacks: the layers containers here stand on, or those of a store that is for others.
+
+        There a container of this store's own has its layers unpacked once more, when it is made.
+        """
+        return Layers(self.root, self.layout, self.ids, shared=True) if self.is_shared else self.layers
+
+    @property
+    def is_shared(self) -> bool:
+        """Has its owner opened it to others (share.py)?"""
+        return (self.root / "layers" / shared.FORM).is_dir()
+
+    @cached_property
+    def shares(self) -> str:
+        """Why others' shared layers cannot be laid here, found out by trying; empty where they can.
+
+        Asked only where there is one; what works is remembered with the other rights.
+        """
+        ids, rights = self.ids, self._rights
+        if ids is None or not shared.possible(ids):
+            return "root has its own form of layers" if ids and not ids.rootless else "there are too few ids"
+        if not rights.get("shares"):
+            with self.using():
+                tried = self._try(ids, "try-shared")
+                if not tried["works"]:
+                    return str(tried["reason"])
+                rights["shares"] = True
+                if rights["overlay"]:
+                    write_atomic(self.root / "rights.json", json.dumps(rights).encode())
+        return ""
 
     @contextlib.contextmanager
     def using(self) -> Iterator[None]:
@@ -189,7 +224,7 @@ class Store:
 
     def _reachable(self) -> tuple[set[Digest], set[Digest]]:
         """Blobs and DiffIDs that some name or container needs. Raises VerificationError where one is damaged."""
-        names = self.names.all()
+        names = self.names.own()
         blobs = {named.target.digest for named in names}
         diff_ids: set[Digest] = set()
         for manifest in {*self.container_images().values(), *(named.manifest for named in names)}:
@@ -215,33 +250,44 @@ class Store:
 
         Returns DiffIDs removed and bytes freed; does nothing while another process pulls or creates.
         """
+        try:
+            return self._sweep(unfinished)
+        except (OSError, StoreError):  # as in `using`
+            self.mend()
+            raise
+
+    def _sweep(self, unfinished: bool) -> tuple[list[Digest], int]:
         # Before the lock: trying what this machine can do holds its other side.
-        layers, ids = self.layers.folder, self.ids
+        folders, ids = {self.layers.folder, self.pulled.folder}, self.ids
         with locked(self.root / "gc.lock", wait=False) as alone:
             if alone is None:
                 return [], 0
             blobs, diff_ids = self._reachable()
-            freed, gone = 0, []
+            freed, gone = 0, dict[Digest, None]()
             files = [self.layout.blob(digest) for digest in self.layout.blobs() if digest not in blobs]
             for file in files + (self._ingests() if unfinished else []):
                 freed += file.stat().st_size
                 file.unlink()
-            for path in layers.glob("[0-9a-f]*[0-9a-f]"):
-                with contextlib.suppress(InvalidInput):  # not a layer's name: not ours
-                    if (digest := Digest(f"sha{4 * len(path.name)}:{path.name}")) not in diff_ids:
-                        gone.append(digest)
-            freed += self._remove((*self._leftovers(layers.name), *(layers / digest.hex for digest in gone)), ids)
-            for file in layers.glob("*.json"):
-                if not file.with_suffix("").exists():
-                    file.unlink()
-            return gone, freed
+            for layers in folders:
+                for path in layers.glob("[0-9a-f]*[0-9a-f]"):
+                    with contextlib.suppress(InvalidInput):  # not a layer's name: not ours
+                        digest = Digest(f"sha{4 * len(path.name)}:{path.name}")
+                        if digest not in diff_ids and take(path):
+                            gone[digest] = None
+            freed += self._remove(self._leftovers(*(layers.name for layers in folders)), ids)
+            for layers in folders:
+                for file in layers.glob("*.json"):
+                    if not file.with_suffix("").exists():
+                        file.unlink()
+            return list(gone), freed
 
-    def _leftovers(self, form: str) -> list[Path]:
+    def _leftovers(self, *forms: str) -> list[Path]:
         """What killed processes left half written; only true while no other process writes (see `gc.lock`).
 
-        Of unpacked layers those of this form: others may have owners that we are not.
+        Of unpacked layers those of these forms: others may have owners that we are not.
         """
-        half = (".*.new", ".load-*", ".trial-*", "oci/.*.new", "oci/blobs/*/.*.new", f"layers/{form}/.*")
+        half = [".*.new", ".load-*", ".trial-*", "oci/.*.new", "oci/blobs/*/.*.new"]
+        half += [f"layers/{form}/.*" for form in forms]
         return [path for pattern in half for path in sorted(self.root.glob(pattern))]
 
     def mend(self) -> None:
@@ -249,10 +295,10 @@ class Store:
         if not self._leftovers("*"):  # a daemon's start waits for this
             return
         with contextlib.suppress(OSError, StoreError):  # it may be read-only, full or broken
-            form, ids = self.layers.folder.name, self.ids  # before the lock, as in `sweep`
+            forms, ids = {self.layers.folder.name, self.pulled.folder.name}, self.ids  # before the lock, as in `sweep`
             with locked(self.root / "gc.lock", wait=False) as alone:
                 if alone is not None:
-                    self._remove(self._leftovers(form), ids)
+                    self._remove(self._leftovers(*forms), ids)
 
     @staticmethod
     def _remove(paths: Iterable[Path], ids: IdMapping | None) -> int:
@@ -268,27 +314,42 @@ class Store:
 
     def check(self) -> Iterator[dict[str, Any]]:
         """Verify everything; yields a row `{"what", "problem"}` for each thing that is not as it should be."""
-        for digest in self.layout.blobs():
+        for layout in (self.layout, *self.layout.others()):
+            yield from self._damaged(layout)
+        for named in self.names.all():
+            for problem in self._image_problems(named):
+                yield {"what": f"image {named.reference.familiar}", "problem": problem}
+        for other in self.layout.others():
+            try:
+                other.index()
+            except StoreError as error:
+                yield {
+                    "what": f"additional store {other.path.parent}",
+                    "problem": f"none of its images is seen: {error}",
+                }
+        for path, why in self.additional.refused():
+            yield {"what": f"additional store {path}", "problem": f"not used: {why}"}
+        for name in self.names.damaged():
+            yield {"what": f"name {name[:200]}", "problem": "its entry in index.json is damaged"}
+        left = []
+        forms = {self.layers.folder.name, self.pulled.folder.name}  # before the lock, as in `sweep`
+        with contextlib.suppress(OSError), locked(self.root / "gc.lock", wait=False) as alone:  # a read-only store
+            if alone is not None:  # else they may be what another process is at right now
+                left = [f"{path.name[:13]} in {path.parent.name}" for path in self._leftovers(*forms)]
+                left += [f"container {folder.name[:12]}" for folder in self.half_made()]
+        for what in left:
+            yield {"what": what, "problem": "half made: `minirt system prune` removes it"}
+
+    def _damaged(self, layout: Layout) -> Iterator[dict[str, Any]]:
+        for digest in layout.blobs():
             hasher = digest.hasher()
-            with contextlib.suppress(FileNotFoundError), open(self.layout.blob(digest), "rb") as file:
+            with contextlib.suppress(FileNotFoundError), open(layout.place(digest), "rb") as file:
                 while chunk := file.read(1 << 20):
                     hasher.update(chunk)
                 if not digest.matches(hasher):
                     problem = "its bytes do not match its digest: remove its image and pull it again"
-                    yield {"what": f"blob {digest}", "problem": problem}
-        for named in self.names.all():
-            for problem in self._image_problems(named):
-                yield {"what": f"image {named.reference.familiar}", "problem": problem}
-        for name in self.names.damaged():
-            yield {"what": f"name {name[:200]}", "problem": "its entry in index.json is damaged"}
-        left = []
-        form = self.layers.folder.name  # before the lock, as in `sweep`
-        with contextlib.suppress(OSError), locked(self.root / "gc.lock", wait=False) as alone:  # a read-only store
-            if alone is not None:  # else they may be what another process is at right now
-                left = [f"{path.name[:13]} in {path.parent.name}" for path in self._leftovers(form)]
-                left += [f"container {folder.name[:12]}" for folder in self.half_made()]
-        for what in left:
-            yield {"what": what, "problem": "half made: `minirt system prune` removes it"}
+                    where = "" if layout is self.layout else f" in {layout.path.parent}"
+                    yield {"what": f"blob {digest}{where}", "problem": problem}
 
     def _image_problems(self, named: Named) -> Iterator[str]:
         try:
@@ -299,7 +360,7 @@ class Store:
         for layer, diff_id in image.layers:
             if not self.layout.has(layer.digest):
                 yield f"layer blob {layer.digest.short} is missing: pull the image again"
-            if not self.layers.ready(diff_id):
+            if not named.store and not self.pulled.ready(diff_id):
                 yield f"layer {diff_id.short} is not unpacked: pull the image again"
 
     def unfinished(self) -> int:

@@ -11,7 +11,7 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from minirt import linux
 
@@ -23,12 +23,13 @@ _DEPTH = 100  # levels a removal goes down before it moves the rest up
 
 
 class Tree:
-    """A root directory and the directories lately used under it."""
+    """A root directory and the directories lately used under it. `made` is told of those that were made on the way."""
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root = os.open(root, _DIRECTORY)
         self._open: dict[bytes, int] = {}
         self._has_openat2 = True
+        self.made: Callable[[int], None] | None = None
 
     def close(self) -> None:
         self.forget()
@@ -71,11 +72,16 @@ class Tree:
         here = os.dup(self._open.get(near, self.root))
         try:
             for component in path[len(near) :].lstrip(b"/").split(b"/"):
-                with contextlib.suppress(FileExistsError):
+                new = True
+                try:
                     os.mkdir(component, 0o755, dir_fd=here)
+                except FileExistsError:
+                    new = False
                 below = os.open(component, _DIRECTORY | _NOFOLLOW, dir_fd=here)
                 os.close(here)
                 here = below
+                if new and self.made:
+                    self.made(here)
         finally:
             os.close(here)
 

@@ -23,7 +23,7 @@ from typing import Any
 
 from minirt import errors, linux
 from minirt.image.digest import Digest
-from minirt.store import tar
+from minirt.store import folders, shared, tar
 from minirt.store.applier import Applier, Owner
 from minirt.store.files import locked, sync_directory, write_atomic
 from minirt.store.inflate import inflate
@@ -78,6 +78,9 @@ class _Verified:
             chunk = self._file.read(_CHUNK)
         else:
             chunk = os.read(0, _CHUNK) if self._keep and self.position < self._size else b""
+            if not chunk and self.position < self._size and not self._keep:
+                self.damaged = True
+                raise errors.VerificationError(f"layer {self._digest.short} has only {self.position} of its bytes")
             if not chunk and self.position < self._size:
                 raise errors.RegistryError(f"download stopped at {self.position} of {self._size} bytes")
             if self._keep:
@@ -126,18 +129,26 @@ class _Verified:
 
 
 def _unpack(job: dict[str, Any], ids: IdMapping) -> dict[str, Any]:
-    """Words: store, digest, size, ingest, blob (paths); and to unpack too: diff_id, layer (path), limits."""
+    """Words: store, digest, size, ingest, blob (paths), other (path of an additional store's blob, which is only read);
+    and to unpack too: diff_id, layer (path), plain, shared, limits."""
     with locked(Path(job["store"]) / "gc.lock", shared=True):  # who started us holds it too, but may be killed
         return _unpack_held(job, ids)
 
 
 def _unpack_held(job: dict[str, Any], ids: IdMapping) -> dict[str, Any]:
     digest, blob, ingest = Digest(job["digest"]), Path(job["blob"]), Path(job["ingest"])
-    keep = not blob.exists()
+    other = Path(job["other"]) if job.get("other") else None
+    keep = other is None and not blob.exists()
     if keep:
         with contextlib.suppress(FileExistsError):
             os.close(os.open(ingest, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-    source = _Verified(ingest if keep else blob, digest, job["size"], keep)
+    try:
+        source = _Verified(ingest if keep else other or blob, digest, job["size"], keep)
+    except OSError as error:
+        if other is None:
+            raise
+        why = f"cannot be read in the additional store ({error.strerror}): {other}"
+        raise errors.NotFound(f"layer {digest.short} {why}") from error
     answer: dict[str, Any] = {}
     layer = Path(job["layer"]) if job.get("layer") else None
     # The same content may come as two blobs (gzip and zstd, say) at once: each has a folder of its own.
@@ -152,7 +163,7 @@ def _unpack_held(job: dict[str, Any], ids: IdMapping) -> dict[str, Any]:
             os.replace(ingest, blob)
             sync_directory(blob.parent)
         if layer and aside:
-            _publish(aside, layer, answer)
+            _publish(aside, layer, answer, 0o644 if job.get("shared") else 0o600)
     except (errors.VerificationError, errors.UnpackError):
         if keep or source.damaged:  # bad bytes must not be resumed
             (ingest if keep else blob).unlink(missing_ok=True)
@@ -181,7 +192,10 @@ def _apply(job: dict[str, Any], aside: Path, source: _Verified, ids: IdMapping) 
 
     root = not ids.rootless
     form = "plain" if job.get("plain") else "trusted" if root else "user"
-    applier = Applier(aside, Owner(not ids.single, mknod=root, xattr=form, closed=not ids.faked), limits)
+    owner = Owner(not ids.single, mknod=root, xattr=form, closed=not ids.faked)
+    if job.get("shared"):
+        owner = Owner(chown=False, mknod=False, xattr="user", masked=True)
+    applier = Applier(aside, owner, limits)
     try:
         problem = _apply_or_blame(applier, hashed)
     except MemoryError:
@@ -197,7 +211,12 @@ def _apply(job: dict[str, Any], aside: Path, source: _Verified, ids: IdMapping) 
         raise errors.VerificationError(
             f"layer {Digest(job['digest']).short} unpacks to other content than its DiffID says"
         )
-    return {"size": applier.size, "entries": applier.entries, "notes": dict(applier.notes)}
+    answer = {"size": applier.size, "entries": applier.entries, "notes": dict(applier.notes)}
+    answer |= {"nobody": True} if applier.nobody else {}
+    if job.get("shared"):
+        few = len(applier.folders) <= folders.LIMIT
+        answer["folders"] = sorted(map(os.fsdecode, applier.folders)) if few else None
+    return answer
 
 
 def _bound(limits: Limits) -> None:
@@ -228,13 +247,13 @@ def _apply_or_blame(applier: Applier, source: Callable[[], bytes]) -> errors.Unp
     return None
 
 
-def _publish(aside: Path, layer: Path, answer: dict[str, Any]) -> None:
+def _publish(aside: Path, layer: Path, answer: dict[str, Any], mode: int) -> None:
     fd = os.open(aside, os.O_RDONLY | os.O_DIRECTORY)
     try:
         linux.syncfs(fd)
     finally:
         os.close(fd)
-    write_atomic(layer.with_name(layer.name + ".json"), json.dumps(answer).encode())
+    write_atomic(layer.with_name(layer.name + ".json"), json.dumps(answer).encode(), mode)
     try:
         os.rename(aside, layer)
     except OSError as error:
@@ -270,6 +289,13 @@ def _copy(job: dict[str, Any], ids: IdMapping) -> dict[str, Any]:
     merge(
         [Path(lower) for lower in reversed(job["lowers"])], Path(job["target"]), "user" if ids.rootless else "trusted"
     )
+    return {}
+
+
+def _folders(job: dict[str, Any], ids: IdMapping) -> dict[str, Any]:
+    """Words: upper, lowers (top first), shared (those of them), folders (names in any of these)."""
+    layers = [folders.Layer(os.fsencode(path), path in job["shared"]) for path in job["lowers"]]
+    folders.make(os.fsencode(job["upper"]), layers, map(os.fsencode, job["folders"]), ids.single)
     return {}
 
 
@@ -315,11 +341,39 @@ def _try_fuse_overlayfs(job: dict[str, Any], ids: IdMapping) -> dict[str, Any]:
     return {"works": True, "reason": ""}
 
 
+def _try_shared(job: dict[str, Any], ids: IdMapping) -> dict[str, Any]:
+    """Words: path (an empty folder). Does a shared layer look here as it should, laid by fuse-overlayfs?"""
+    import shutil
+    import subprocess
+
+    folder, program = Path(job["path"]), shutil.which("fuse-overlayfs")
+    if program is None:
+        return {"works": False, "reason": "fuse-overlayfs is not installed"}
+    for name in ("lower", "upper", "work", "merged"):
+        (folder / name).mkdir()
+    file = folder / "lower/file"
+    file.touch(0o644)
+    for path, mode in (folder / "lower", 0o755), (file, 0o600):
+        os.setxattr(path, shared.OVERRIDE, shared.record(0, 0, mode))
+    linux.unshare(linux.CLONE_NEWNS)
+    linux.mount(None, "/", None, linux.MS_REC | linux.MS_PRIVATE)
+    words = [program, "-o", f"lowerdir=lower,upperdir=upper,workdir=work,{shared.options(ids)}", "merged"]
+    trial = subprocess.run(words, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    if trial.returncode:
+        return {"works": False, "reason": trial.stderr.strip()[-200:]}
+    status = os.stat(folder / "merged/file")
+    linux.umount(str(folder / "merged"))
+    fine = (status.st_uid, status.st_gid, status.st_mode & 0o7777) == (0, 0, 0o600)
+    return {"works": fine, "reason": "" if fine else "this fuse-overlayfs does not show whose a shared file is"}
+
+
 _ACTIONS: dict[str, Callable[[dict[str, Any], IdMapping], dict[str, Any]]] = {
     "unpack": _unpack,
     "remove": _remove,
     "measure": _measure,
     "copy": _copy,
+    "folders": _folders,
     "try-overlay": _try_overlay,
     "try-fuse-overlayfs": _try_fuse_overlayfs,
+    "try-shared": _try_shared,
 }

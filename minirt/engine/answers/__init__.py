@@ -52,6 +52,7 @@ Answer = (
     | system.SystemDataUsageResponse
     | system.Problem
     | system.PruneResponse
+    | system.ShareResponse
     | system.TraceEvent
     | doctor.Row
 )

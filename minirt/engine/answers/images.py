@@ -59,9 +59,10 @@ class ImageInspect(Variant):
     GraphDriver: GraphDriver
     RootFS: RootFS
     Metadata: ImageMetadata
-    Descriptor: Descriptor  # ours, as the two below: chapter 05 looks into them
+    Descriptor: Descriptor  # ours, as the three below: chapter 05 looks into them
     Manifest: str
     Blobs: list[Descriptor]
+    Store: str  # the root folder it lies in: ours, or an additional store's
 
 
 class HistoryResponseItem(TypedDict):

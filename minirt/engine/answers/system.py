@@ -248,6 +248,15 @@ class SystemInfo(TypedDict):
     Warnings: list[str] | None
 
 
+class AdditionalStore(TypedDict):
+    """A store that is only read; its bytes of disk, and how many of its images have a container here."""
+
+    Path: str
+    Images: int
+    Active: int
+    Size: int
+
+
 class SystemDataUsageResponse(TypedDict):
     LayersSize: int
     Images: list[ImageSummary]
@@ -256,6 +265,7 @@ class SystemDataUsageResponse(TypedDict):
     BuildCache: list[Any]  # there is none
     BuilderSize: int
     Unfinished: int  # ours: bytes of downloads that can be resumed
+    AdditionalStores: list[AdditionalStore]  # ours
 
 
 class AuthenticateOKResponse(TypedDict):
@@ -264,6 +274,13 @@ class AuthenticateOKResponse(TypedDict):
 
 
 # ours: the paths under /minirt
+
+
+class ShareResponse(TypedDict):
+    """How much others find in the store."""
+
+    Images: int
+    Layers: int
 
 
 class Problem(TypedDict):
