@@ -48,8 +48,11 @@ class User:
 
 
 @contextlib.contextmanager
-def plain_user(subuids: bool, number: int = 0) -> Iterator[User]:
-    """A new user; of several at once each has a `number`. Needs root, useradd, an interpreter that others may read."""
+def plain_user(subuids: bool, number: int = 0, equipped: User | None = None) -> Iterator[User]:
+    """A new user; of several at once each has a `number`. Needs root, useradd, an interpreter that others may read.
+
+    With `equipped`, another user, that one's interpreter runs and nothing is copied.
+    """
     if os.geteuid() != 0:
         pytest.skip("only root can make users")
     if subuids:
@@ -65,12 +68,15 @@ def plain_user(subuids: bool, number: int = 0) -> Iterator[User]:
             words = ["--add-subuids", ids, "--add-subgids", ids, name]
             subprocess.run([require("usermod"), *words], check=True)
         entry = pwd.getpwnam(name)
-        for part in ("minirt", "notebooks", "tests"):
+        for part in ("minirt", "notebooks", "tests") if equipped is None else ():
             shutil.copytree(_HERE.parent / part, home / part, ignore=shutil.ignore_patterns("__pycache__"))
-        for part in ("pyproject.toml", "tests/bundles.py"):
+        for part in ("pyproject.toml", "tests/bundles.py") if equipped is None else ():
             shutil.copy(_HERE.parent / part, home)
         subprocess.run(["chown", "-R", f"{entry.pw_uid}:{entry.pw_gid}", home], check=True)
         user = User(name, entry.pw_uid, entry.pw_gid, home)
+        if equipped:
+            yield replace(user, interpreter=equipped.interpreter)
+            return
         yield user if _runs(user) else _with_own_interpreter(user)
     finally:
         subprocess.run([require("userdel"), "--force", name], check=False, capture_output=True)
