@@ -7,7 +7,8 @@ As root, in a clone with a virtual environment that everybody may read (so not b
     .venv/bin/jupyterhub -f docs/jupyterhub_config.py
 
 A learner's server lays the course into their home folder, as themselves, and opens its first page. Their images and
-containers lie in their home too: nobody sees another's. Passwords go over this line: put a proxy with https before it,
+containers lie in their home too: nobody sees another's. Images that all use lie in one place if root shares a store
+(README, "One copy for a class"). Passwords go over this line: put a proxy with https before it,
 or set `c.JupyterHub.ssl_key` and `ssl_cert`.
 """
 
