@@ -12,9 +12,10 @@ Importing this costs nothing: each name loads its room on first use.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # typing's own loads for 2 ms
 if TYPE_CHECKING:
+    from typing import Any
+
     from minirt.api import Image, Result, events, images, inspect, pull, run
 
 __all__ = ["Image", "Result", "__version__", "events", "images", "inspect", "pull", "run"]

@@ -1,8 +1,6 @@
 """`python -m minirt` is the `minirt` command."""
 
-import sys
-
-from minirt.cli import main
+from minirt.cli import program
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program()

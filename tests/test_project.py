@@ -96,7 +96,7 @@ def test_ci_runs_readmes_test_command() -> None:
 def test_readme_opens_the_course_with_one_command() -> None:
     command = readme_command("lab")
     assert command == "python3 -m venv .venv && .venv/bin/pip install -q -e . && .venv/bin/minirt lab"
-    assert PYPROJECT["project"]["scripts"]["minirt"] == "minirt.cli:main"
+    assert PYPROJECT["project"]["scripts"]["minirt"] == "minirt.cli:program"
 
 
 def test_the_run_path_loads_nothing_slow() -> None:
@@ -111,6 +111,23 @@ slow += ["minirt.engine.answers"]  # types: no code reads them
 print(*[name for name in slow if name in sys.modules])
 """
     found = subprocess.run([sys.executable, "-c", code], cwd=TOP, capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stdout.split()) == (0, []), found.stdout + found.stderr
+
+
+def test_the_commands_own_start_loads_little() -> None:
+    """What `minirt run` loads in its own process, beside what Python itself and json do."""
+    names = ["minirt.cli.run", "minirt.cli.exec", "minirt.cli.streams", "minirt.client.streams", "minirt.client"]
+    code = f"""
+import importlib, json, sys
+for name in {names}:
+    importlib.import_module(name)
+slow = ["typing", "pathlib", "urllib", "dataclasses", "inspect", "argparse", "subprocess", "tempfile", "datetime"]
+slow += ["minirt.engine", "minirt.image", "minirt.store", "minirt.runtime", "minirt.daemon", "ctypes", "hashlib"]
+print(*[name for name in slow if name in sys.modules])
+"""
+    # -S: what an environment's .pth files load is not ours.
+    words = [sys.executable, "-S", "-c", code]
+    found = subprocess.run(words, cwd=TOP, capture_output=True, text=True, check=False)
     assert (found.returncode, found.stdout.split()) == (0, []), found.stdout + found.stderr
 
 

@@ -13,13 +13,13 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from queue import SimpleQueue
 from threading import Thread
-from typing import TYPE_CHECKING
 
 from minirt.cli.console import Console
 from minirt.cli.flags import Values, command
 from minirt.errors import Conflict, MinirtError, StartError
 from minirt.keys import Keys, parse_keys
 
+TYPE_CHECKING = False  # typing's own loads for 2 ms
 if TYPE_CHECKING:
     from minirt.client.streams import Attached
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
 
 from minirt.errors import MinirtError, NotFound, Unsupported
 
+TYPE_CHECKING = False  # typing's own loads for 2 ms
 if TYPE_CHECKING:
     from minirt.client import Client
 

@@ -10,11 +10,14 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
-from typing import Any
 
 from minirt.cli import words
 from minirt.cli.flags import UsageError, Values
 from minirt.errors import InvalidInput, Unsupported
+
+TYPE_CHECKING = False  # typing's own loads for 2 ms
+if TYPE_CHECKING:
+    from typing import Any
 
 OPTIONS = """
         --add-host list               Add a line to /etc/hosts: NAME:IP (host-gateway: this machine)

@@ -31,7 +31,7 @@ def daemon(console: Console, values: Values, arguments: list[str]) -> int:
         raise UsageError(f"unknown word {arguments[0]!r}: minirt daemon [stop]", 1)
     if sys.platform == "win32":
         raise InvalidInput("there is no daemon on Windows: each command does its own work")
-    path = given_host(console.host) or str(socket_path(root))
+    path = given_host(console.host) or socket_path(root)
     idle = "" if values["idle"] is None else str(values["idle"])
     hub = os.environ.get("MINIRT_HUB") or "auto"
     os.execv(sys.executable, child.command("minirt.daemon", str(root), path, hub, idle, ""))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 from minirt.cli.attach import Session, check_terminal
 from minirt.cli.console import Console
@@ -11,6 +10,10 @@ from minirt.cli.create import environment
 from minirt.cli.flags import Values, command
 from minirt.cli.terminal import size
 from minirt.errors import MinirtError, StartError
+
+TYPE_CHECKING = False  # typing's own loads for 2 ms
+if TYPE_CHECKING:
+    from typing import Any
 
 _LOOKS = 100  # at a twentieth of a second
 

@@ -16,18 +16,20 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
 
 from minirt.errors import InvalidInput
 
+TYPE_CHECKING = False  # typing's own loads for 2 ms
 if TYPE_CHECKING:
+    from typing import Any
+
     from minirt.cli.console import Console
 
 _OPTION = re.compile(r"(?:-(\w), )?--([\w-]+)(?: ([\w-]+))?  +(\S.*)")
 _TRUTH = dict.fromkeys(("1", "t", "T", "TRUE", "true", "True"), True)
 _TRUTH |= dict.fromkeys(("0", "f", "F", "FALSE", "false", "False"), False)
 
-Values = dict[str, Any]
+Values = dict[str, "Any"]
 Handler = Callable[["Console", Values, list[str]], int | None]
 
 
@@ -39,13 +41,13 @@ class UsageError(InvalidInput):
         self.exit_code = exit_code
 
 
-class Option(NamedTuple):  # a dataclass would load for longer than a command parses
+class Option:  # a dataclass, and a named tuple too, would load for longer than a command parses
     """One option: `kind` is `switch`, `int`, `list`, or any other word for a text."""
 
-    short: str
-    name: str
-    kind: str
-    help: str
+    __slots__ = ("help", "kind", "name", "short")
+
+    def __init__(self, short: str, name: str, kind: str, help: str) -> None:
+        self.short, self.name, self.kind, self.help = short, name, kind, help
 
     @property
     def spelled(self) -> str:
@@ -67,17 +69,17 @@ class Option(NamedTuple):  # a dataclass would load for longer than a command pa
         values[self.name] = [*values[self.name], value] if self.kind == "list" else value
 
 
-class Command(NamedTuple):
+class Command:
     """A verb: what runs it, its two help texts, and how it fails.
 
     `interspersed`: options may follow arguments. `failure`: exit status of our own errors, where not 1.
     """
 
-    handler: Handler
-    usage: str
-    options: tuple[Option, ...]
-    interspersed: bool = True
-    failure: int = 1
+    def __init__(
+        self, handler: Handler, usage: str, options: tuple[Option, ...], interspersed: bool = True, failure: int = 1
+    ) -> None:
+        self.handler, self.usage, self.options = handler, usage, options
+        self.interspersed, self.failure = interspersed, failure
 
     def parse(self, title: str, words: list[str]) -> tuple[Values, list[str]]:
         """A command line's option values by long name, and its arguments; `help` alone where help is asked for.

@@ -11,10 +11,10 @@ import os
 import select
 import stat
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from minirt.errors import MinirtError
 
+TYPE_CHECKING = False  # typing's own loads for 2 ms
 if TYPE_CHECKING:
     from minirt.client.streams import Attached
     from minirt.keys import Keys

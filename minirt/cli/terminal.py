@@ -11,7 +11,10 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Any
+
+TYPE_CHECKING = False  # typing's own loads for 2 ms
+if TYPE_CHECKING:
+    from typing import Any
 
 _DEADLY = ("SIGINT", "SIGTERM", "SIGQUIT", "SIGHUP")
 

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Any
 
 from minirt.errors import InvalidInput
+
+TYPE_CHECKING = False  # typing's own loads for 2 ms
+if TYPE_CHECKING:
+    from typing import Any
 
 LIMITS = """core cpu data fsize locks memlock msgqueue nice nofile nproc rss rtprio rttime sigpending stack"""
 # Patterns are compiled where they are used: most command lines need none.

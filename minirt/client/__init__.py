@@ -19,9 +19,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
 
 from minirt import trace
 from minirt.client import place
@@ -32,11 +30,16 @@ from minirt.client.images import Images
 from minirt.client.place import default_root
 from minirt.errors import InvalidInput, MinirtError, NotFound, Unsupported
 
+TYPE_CHECKING = False  # typing's own loads for 2 ms
 if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import Any
+
     from minirt.client.streams import Attached
     from minirt.client.tracing import Tracer
 
 __all__ = ["Client", "Waiting", "default_root"]
+
 
 _UPGRADE = {"Connection": "Upgrade", "Upgrade": "tcp"}
 
@@ -53,7 +56,7 @@ class Client(Images, Files):
         host: str | None = None,
         tell: Callable[[str], None] | None = None,
     ) -> None:
-        self.root = Path(root).absolute() if root else default_root()
+        self._root = place.absolute(root) if root else place.default_folder()
         self._host = place.given_host(host) if not root or host else None
         self._hub, self._throttle, self._tell = hub or os.environ.get("MINIRT_HUB"), throttle, tell
         self._idle: list[Connection] = []
@@ -78,6 +81,13 @@ class Client(Images, Files):
         self.close()
 
     @property
+    def root(self) -> Path:
+        """The folder of images and containers."""
+        from pathlib import Path
+
+        return Path(self._root)
+
+    @property
     def hub_folder(self) -> Path:
         """Where the embedded hub keeps the images it made."""
         return self.root / "hub"
@@ -85,7 +95,7 @@ class Client(Images, Files):
     # asking
 
     def _connect(self) -> Connection:
-        return place.connect(self.root, self._host, self._hub or "auto", self._tell)
+        return place.connect(self._root, self._host, self._hub or "auto", self._tell)
 
     def _ask(
         self,

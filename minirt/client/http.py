@@ -10,9 +10,12 @@ import json
 import select
 import socket
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 from minirt.errors import MinirtError
+
+TYPE_CHECKING = False  # typing's own loads for 2 ms
+if TYPE_CHECKING:
+    from typing import Any
 
 _LINE = 1 << 16
 

@@ -21,28 +21,46 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from minirt import child
 from minirt.client.http import Connection
 from minirt.errors import InvalidInput, MinirtError, StoreError
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pathlib import Path
+
+StrPath = str | os.PathLike[str]  # pathlib itself loads for 3 ms, with all of urllib.parse
 _PATIENCE = 30.0  # seconds for a daemon to be there
 _LONGEST = 55  # bytes of XDG_RUNTIME_DIR: a socket's whole path has 107 at most, unix(7)
 _IDLE = "600"  # seconds after which one that we started ends, when nobody wants it and nothing runs
 
 
 def default_root() -> Path:
+    """`default_folder`, for who has pathlib loaded."""
+    from pathlib import Path
+
+    return Path(default_folder())
+
+
+def default_folder() -> str:
     """MINIRT_ROOT, else /var/lib/minirt for root and ~/.local/share/minirt (XDG_DATA_HOME) for a user."""
     if value := os.environ.get("MINIRT_ROOT"):
-        return Path(value).absolute()
+        return absolute(value)
     if sys.platform == "linux" and os.geteuid() == 0:
-        return Path("/var/lib/minirt")
-    data = Path(os.environ.get("XDG_DATA_HOME") or ".")
-    try:  # a relative one is to be ignored (XDG base directory specification)
-        return (data if data.is_absolute() else Path.home() / ".local" / "share") / "minirt"
-    except RuntimeError as error:
-        raise InvalidInput("this user has no home directory: set MINIRT_ROOT to a folder for the store") from error
+        return "/var/lib/minirt"
+    data = os.environ.get("XDG_DATA_HOME") or "."
+    if os.path.isabs(data):  # a relative one is to be ignored (XDG base directory specification)
+        return os.path.join(data, "minirt")
+    home = os.path.expanduser("~")
+    if home == "~":
+        raise InvalidInput("this user has no home directory: set MINIRT_ROOT to a folder for the store")
+    return os.path.join(home, ".local", "share", "minirt")
+
+
+def absolute(path: StrPath) -> str:
+    """From where we are; `..` stays, for what stands before it may be a link."""
+    return os.path.join(os.getcwd(), path)
 
 
 def given_host(text: str | None) -> str | None:
@@ -56,43 +74,51 @@ def given_host(text: str | None) -> str | None:
     return path
 
 
-def socket_path(root: Path) -> Path:
+def socket_path(root: StrPath) -> str:
     """Where the daemon of this root folder listens, if it is there. Raises StoreError."""
     folder = _runtime_folder()
-    if root != _usual_root():
+    if os.path.normpath(root) != _usual_root():
         try:
-            root.mkdir(parents=True, exist_ok=True, mode=0o700)
-            place = root.stat()
+            _make(root)
+            place = os.stat(root)
         except OSError as error:
             raise StoreError(f"{root}: {(error.strerror or str(error)).lower()}: set MINIRT_ROOT to another") from error
-        folder /= f"{place.st_dev:x}-{place.st_ino:x}"
-    return folder / "minirt.sock"
+        folder += f"/{place.st_dev:x}-{place.st_ino:x}"
+    return f"{folder}/minirt.sock"
 
 
-def _usual_root() -> Path | None:
+def _make(root: StrPath) -> None:
+    """The root folder, which others may not look into; those above it as usual."""
+    if not os.path.isdir(root):
+        os.makedirs(os.path.dirname(os.path.abspath(root)), exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(root, 0o700)
+
+
+def _usual_root() -> str | None:
     """This user's default folder, whatever HOME and the like say now."""
     user = os.geteuid()
     if user == 0:
-        return Path("/var/lib/minirt")
+        return "/var/lib/minirt"
     import pwd
 
     try:
-        return Path(pwd.getpwuid(user).pw_dir, ".local", "share", "minirt")
+        return os.path.join(pwd.getpwuid(user).pw_dir, ".local", "share", "minirt")
     except KeyError:
         return None
 
 
-def _runtime_folder() -> Path:
+def _runtime_folder() -> str:
     given, user = os.environ.get("XDG_RUNTIME_DIR", ""), os.geteuid()
     with contextlib.suppress(OSError):
         if given.startswith("/") and len(os.fsencode(given)) <= _LONGEST and os.stat(given).st_uid == user:
-            return Path(given, "minirt")
+            return os.path.join(given, "minirt")
     if user == 0 and os.access("/run", os.W_OK):
-        return Path("/run/minirt")
-    return Path(f"/tmp/minirt-{user}")
+        return "/run/minirt"
+    return f"/tmp/minirt-{user}"
 
 
-def connect(root: Path, host: str | None, hub: str, tell: Callable[[str], None] | None) -> Connection:
+def connect(root: str, host: str | None, hub: str, tell: Callable[[str], None] | None) -> Connection:
     """A connection to the host, else to the root folder's daemon, which is started where none answers.
 
     `tell` gets a line when one was started. Raises MinirtError.
@@ -108,7 +134,7 @@ def connect(root: Path, host: str | None, hub: str, tell: Callable[[str], None] 
     path = socket_path(root)
     end = time.monotonic() + _PATIENCE
     while time.monotonic() < end:
-        for place in (told(root), *(() if _writable(root) else (str(path),))):
+        for place in (told(root), *(() if _writable(root) else (path,))):
             with contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
                 try:
                     return Connection(place)
@@ -122,15 +148,15 @@ def connect(root: Path, host: str | None, hub: str, tell: Callable[[str], None] 
     raise StoreError(f"no daemon answers for {root}: see {root}/daemon.log")
 
 
-def _writable(root: Path) -> bool:
+def _writable(root: str) -> bool:
     """Or to be made. Of another folder nobody can say there where its daemon listens."""
-    return os.access(root, os.W_OK) or not root.exists()
+    return os.access(root, os.W_OK) or not os.path.exists(root)
 
 
-def told(root: Path) -> str:
+def told(root: StrPath) -> str:
     """Where the running daemon says it listens: it may have been started with another XDG_RUNTIME_DIR."""
     try:
-        return os.readlink(root / "daemon.sock")
+        return os.readlink(os.path.join(root, "daemon.sock"))
     except OSError:
         return "/nonexistent"
 
@@ -142,22 +168,22 @@ def peer(path: str) -> int:
         return int.from_bytes(line.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 4), sys.byteorder)
 
 
-def _start(root: Path, path: Path, hub: str) -> int:
+def _start(root: str, path: str, hub: str) -> int:
     """Start a daemon that outlives us; its pid once it answers, 0 where there is one already. Raises StoreError."""
     read, write = os.pipe()
     os.set_inheritable(write, True)
-    log = root / "daemon.log" if _writable(root) else Path(os.devnull)
+    log = os.path.join(root, "daemon.log") if _writable(root) else os.devnull
     try:
-        root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _make(root)
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         idle = os.environ.get("MINIRT_DAEMON_IDLE", _IDLE)
         pid = os.posix_spawn(
             sys.executable,
-            child.command("minirt.daemon", str(root), str(path), hub, idle, str(write)),
+            child.command("minirt.daemon", root, path, hub, idle, str(write)),
             os.environ,
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-                (os.POSIX_SPAWN_OPEN, 1, str(log), flags, 0o600),
+                (os.POSIX_SPAWN_OPEN, 1, log, flags, 0o600),
                 (os.POSIX_SPAWN_DUP2, 1, 2),
             ],
         )
@@ -179,11 +205,11 @@ def _start(root: Path, path: Path, hub: str) -> int:
     return int(rest) if word == "ready" else 0
 
 
-def _within(root: Path, hub: str) -> Connection:
+def _within(root: str, hub: str) -> Connection:
     """Where there are no unix sockets (Windows), the daemon's half of the conversation runs in this process."""
     from importlib import import_module
     from threading import Thread
 
     ours, theirs = socket.socketpair()
-    Thread(target=import_module("minirt.daemon.within").converse, args=(str(root), hub, theirs), daemon=True).start()
+    Thread(target=import_module("minirt.daemon.within").converse, args=(root, hub, theirs), daemon=True).start()
     return Connection.over(ours)

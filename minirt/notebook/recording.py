@@ -146,7 +146,8 @@ def _take(this: Press, panel: Sequence[str], stopped: float) -> Take:
     asked = [
         event.at
         for event in this.events
-        if event[1:3] == ("client", "request") and str(event.detail.get("path")).startswith("/containers/create")
+        if (event.box, event.action) == ("client", "request")
+        and str(event.detail.get("path")).startswith("/containers/create")
     ]
     begun = asked[-1] if asked else this.started
     moments: list[Moment] = [
