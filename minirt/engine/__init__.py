@@ -38,7 +38,7 @@ from minirt.engine.monitor import Monitor
 from minirt.engine.pull import Pull
 from minirt.engine.sources import Sources
 from minirt.engine.volumes import Volumes
-from minirt.errors import InvalidInput, StoreError
+from minirt.errors import InvalidInput, MinirtError, StoreError
 from minirt.image.platform import Platform
 from minirt.image.reference import Reference
 from minirt.store.store import Store
@@ -78,10 +78,13 @@ class Engine:
 
     def open(self) -> None:
         """What a daemon does once: notice the ends of containers from now on, and those since the last daemon's."""
+        from minirt.runtime import network
         from minirt.runtime.launcher import Launcher
 
         self.mend()
         self.containers.launcher = Launcher()
+        with suppress(OSError):  # a store we may only read
+            network.keep(self.store.root)
         self.containers.monitor = Monitor(self.containers)
         self.containers.monitor.begin()
 
@@ -94,12 +97,16 @@ class Engine:
 
     def close(self) -> None:
         """Containers go on."""
+        from minirt.runtime import network
+
         if monitor := self.containers.monitor:
             self.containers.monitor = None
             monitor.end()
         if launcher := self.containers.launcher:
             self.containers.launcher = None
             launcher.close()
+            with suppress(MinirtError):  # `system prune` finds what stays
+                network.let_go(self.store.root)
 
     @cached_property
     def images(self) -> Images:

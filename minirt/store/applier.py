@@ -103,7 +103,7 @@ class Applier:
         if name.startswith(WHITEOUT):
             self._whiteout(above, name)
             return
-        if any(part.startswith(WHITEOUT) for part in above.split(b"/")):
+        if b"/" + WHITEOUT in b"/" + above:
             raise UnpackError(f"entry {_shown(entry.name)} lies inside a whiteout")
         parent = self._tree.directory(above, create=True)
         self.nobody = self.nobody or shared.NOBODY in (entry.uid, entry.gid)
@@ -146,7 +146,7 @@ class Applier:
         if hidden.startswith(WHITEOUT):  # AUFS's own bookkeeping, which docker leaves out too
             self.notes["AUFS metadata left out"] += 1
             return
-        if any(part.startswith(WHITEOUT) for part in above.split(b"/")):
+        if b"/" + WHITEOUT in b"/" + above:
             raise UnpackError(f"entry {_shown(above + b'/' + name)} lies inside a whiteout")
         parent = self._tree.directory(above, create=True)
         path = above + b"/" + hidden if above else hidden

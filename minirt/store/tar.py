@@ -9,6 +9,7 @@ Names are bytes: tar has no encoding. Source: POSIX pax(1), GNU tar manual "Basi
 
 from __future__ import annotations
 
+import functools
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -247,6 +248,7 @@ def _check(entry: Entry) -> None:
         raise UnpackError(f"entry {entry.name[:80]!r} has an impossible time")
 
 
+@functools.lru_cache(4096)  # modes, owners and times are few
 def _number(raw: bytes, what: str) -> int:
     """An octal field, or GNU's base-256 (high bit set, two's complement)."""
     text = raw.strip(b" \0")

@@ -1,6 +1,7 @@
 """The unpack worker: a process of its own that turns one layer's bytes into a blob and an unpacked folder, in one pass.
 
-    stdin → sha256 + ingest file → inflate → sha256 (the DiffID) → tar applier → rename blob, rename folder
+    stdin → sha256 + ingest file → inflate → sha256 (the DiffID) │ tar applier → rename blob, rename folder
+    └────────────────────── a thread (ahead.py) ────────────────┘
 
 It holds no credentials, no network and no terminal, and for a plain user it is root only of that user's own ids. What
 it read before (an ingest a crash left, or a blob that is already here) it takes from the file first. It answers with
@@ -24,6 +25,7 @@ from typing import Any
 from minirt import errors, linux
 from minirt.image.digest import Digest
 from minirt.store import folders, shared, tar
+from minirt.store.ahead import ahead
 from minirt.store.applier import Applier, Owner
 from minirt.store.files import locked, sync_directory, write_atomic
 from minirt.store.inflate import inflate
@@ -197,7 +199,8 @@ def _apply(job: dict[str, Any], aside: Path, source: _Verified, ids: IdMapping) 
         owner = Owner(chown=False, mknod=False, xattr="user", masked=True)
     applier = Applier(aside, owner, limits)
     try:
-        problem = _apply_or_blame(applier, hashed)
+        with ahead(hashed) as pieces:
+            problem = _apply_or_blame(applier, pieces)
     except MemoryError:
         raise OverLimit("memory", f"layer takes more than {limits.memory} bytes of memory to unpack") from None
     finally:

@@ -165,6 +165,22 @@ def leftovers(root: StrPath) -> list[str]:
     return bridge.leftovers(os.fspath(root))
 
 
+def keep(root: StrPath) -> None:
+    """This process is a daemon, and keeps root's bridge between two containers. `let_go` is the end of it."""
+    if os.geteuid() == 0:
+        from minirt.runtime.network import bridge
+
+        bridge.keep(os.fspath(root))
+
+
+def let_go(root: StrPath) -> None:
+    """Raises StartError."""
+    if os.geteuid() == 0:
+        from minirt.runtime.network import bridge
+
+        bridge.let_go(os.fspath(root))
+
+
 def clean(root: StrPath) -> list[str]:
     """Take the leftovers away; what they were. For `system prune`. Raises StartError."""
     from minirt.runtime.network import bridge

@@ -5,7 +5,9 @@
 
 network.json under the root is the truth: the subnet, and one lease per container with its address, veth, ports and
 init process. It is written before what it names is made, and a lease whose init is gone is void; so after a crash
-anybody can take away what is left, and the next attach does. All of it changes under one lock.
+anybody can take away what is left, and the next attach does. All of it changes under one lock. The bridge goes with the
+last container, or where a daemon keeps it (network-keeper.json names the process) with that one: making it and its
+table anew costs a start 80 ms.
 What must hold: nothing new comes in but to published ports, also where a neighbour routes to a container's address;
 127.0.0.0/8 is the machine's own (CVE-2020-8558): frames from containers to it are dropped, and a port published there
 is translated only for what the machine itself sends; new connections do not cross into another bridge of the machine.
@@ -29,6 +31,7 @@ from minirt.runtime.network.netlink import Netlink, inside
 from minirt.runtime.network.ports import Publish
 
 _DEFAULT_ROOT = "/var/lib/minirt"
+_KEEPER = "network-keeper.json"
 _MACHINE = "/run/minirt"  # what all roots of the machine have in common
 # Private networks (RFC 1918), first those that cloud providers and other runtimes take last.
 _SUBNETS = [(172 << 24 | n << 16, 16) for n in range(30, 17, -1)]
@@ -62,8 +65,7 @@ def attach(root: str, folder: str, pid: int, published: list[Publish]) -> tuple[
             bridge.leases[key] = lease
             bridge.write()
             mac = bridge.connect(lease, pid)
-            if fresh or not rules.add(bridge.name, lease["address"], taken):
-                bridge.translate()
+            bridge.let_through(fresh, lease["address"], taken)
         except BaseException:
             ports.close(held)
             # The first error is the one to tell; what may stay is void once init is gone.
@@ -95,7 +97,7 @@ def leftovers(root: str, remove: bool = False) -> list[str]:
         mine = [name for name, link in links.items() if link["group"] == bridge.group and name != bridge.name]
         cables = [name for name in mine if name not in used]
         found += [f"network: link {name}" for name in cables]
-        if not used:
+        if not used and not bridge.kept:
             if bridge.name in links:
                 found.append(f"network: bridge {bridge.name}")
             if bridge.state:
@@ -107,6 +109,31 @@ def leftovers(root: str, remove: bool = False) -> list[str]:
             for name in cables:
                 bridge.links.delete(name)
         return found
+
+
+def keep(root: str) -> None:
+    """From now on this process keeps the bridge that has no container; also one that a killed keeper left."""
+    state.write_json(f"{root}/{_KEEPER}", {"boot_id": state.boot_id(), **state.identify("self")})
+
+
+def let_go(root: str) -> None:
+    """The keeper ends, and with it a bridge that has no container. Also where the root folder is gone."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(f"{root}/{_KEEPER}")
+    if os.path.isdir(root):
+        if os.path.exists(f"{root}/network.json"):
+            with _bridge(root) as bridge:
+                bridge.release(bridge.void())
+        return
+    with contextlib.closing(Netlink()) as links:
+        if name_of(root) in links.links():
+            rules.clear(name_of(root))
+            links.delete(group=_group(name_of(root)))
+
+
+def _group(name: str) -> int:
+    """All links of a bridge carry one number: they go in one step, also those of which no lease knows."""
+    return zlib.crc32(name.encode()) >> 1 | 1
 
 
 @contextlib.contextmanager
@@ -125,8 +152,9 @@ class _Bridge:
 
     def __init__(self, root: str, links: Netlink) -> None:
         self.name, self.links = name_of(root), links
-        # All our links carry one number: they go in one step, also those of which no lease knows.
-        self.group = zlib.crc32(self.name.encode()) >> 1 | 1
+        self.group = _group(self.name)
+        keeper = state.read_json(f"{root}/{_KEEPER}")
+        self.kept = bool(keeper and keeper["boot_id"] == state.boot_id() and _lives(keeper))
         self._path = f"{root}/network.json"
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._path + ".new")  # of one who was killed as he wrote
@@ -155,7 +183,7 @@ class _Bridge:
         links = self.links.links()
         if self.name in links and self.state.get("ready"):
             self.forget([*self.void(), key])
-            if self.leases:
+            if self.leases or self.kept:
                 return False
         self.links.delete(group=self.group)
         self.leases = {}
@@ -204,6 +232,18 @@ class _Bridge:
         self.links.hairpin(socket.if_nametoindex(lease["veth"]))
         return mac.hex(":")
 
+    def let_through(self, fresh: bool, address: str, published: list[Publish]) -> None:
+        """Translate a container's ports, and see that the table still stands: somebody may flush all rules.
+
+        Where no rule of the machine changed since we last looked, there is nothing to see, and no nft to run.
+        """
+        now = rules.generation()
+        if fresh or published or now is None or now != self.state.get("rules"):
+            if fresh or not rules.add(self.name, address, published):
+                self.translate()
+            self.state["rules"] = now  # as it was before: where we changed it ourselves, the next one looks once more
+            self.write()
+
     def translate(self) -> None:
         """Make the table anew, for all containers."""
         rules.make(self.name, self.state["subnet"], self.state["way_out"], self._rows())
@@ -211,7 +251,7 @@ class _Bridge:
     def forget(self, keys: list[str]) -> None:
         """Drop leases: their cables and ports. Those of the last one go with the bridge."""
         gone = [self.leases.pop(key) for key in keys if key in self.leases]
-        if not self.leases:
+        if not self.leases and not self.kept:
             return
         for lease in gone:
             self.links.delete(lease["veth"])
@@ -220,9 +260,9 @@ class _Bridge:
             self.translate()
 
     def release(self, keys: list[str]) -> None:
-        """Drop leases, and with the last one everything of the bridge."""
+        """Drop leases, and with the last one everything of the bridge, unless it is kept."""
         self.forget(keys)
-        if self.leases:
+        if self.leases or (self.kept and self.state):
             self.write()
             return
         if process.find("nft"):

@@ -6,7 +6,10 @@ at it any more (about 20 ms), so a start only adds. Sources: nft(8); netfilter h
 
 from __future__ import annotations
 
+import contextlib
 import re
+import socket
+import struct
 from collections.abc import Iterable
 
 from minirt.errors import StartError
@@ -62,6 +65,20 @@ def run(text: str) -> str:
         line = next(iter(error.strip().splitlines()), f"exit status {code}")
         raise StartError(f"nft refused the bridge's rules: {line[:200]}")
     return out
+
+
+def generation() -> int | None:
+    """A number that every change of nft's rules in this network namespace raises; None where the kernel does not say.
+
+    Source: nfnetlink of the kernel, NFT_MSG_GETGEN (linux/netfilter/nf_tables.h).
+    """
+    netfilter, get, answer, request = 12, 10 << 8 | 16, 10 << 8 | 15, 1
+    with contextlib.suppress(OSError), socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, netfilter) as line:
+        line.send(struct.pack("=IHHIIBBH", 20, get, request, 0, 0, 0, 0, 0))
+        data = line.recv(4096)
+        if len(data) >= 28 and struct.unpack_from("=H", data, 4) == (answer,):
+            return int.from_bytes(data[24:28], "big")  # its first attribute, NFTA_GEN_ID
+    return None
 
 
 def exists(name: str) -> bool:
