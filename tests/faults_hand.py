@@ -15,15 +15,16 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
 from minirt import child, linux
 from minirt.engine import Engine
-from minirt.engine.pull import Pull
 from minirt.errors import MinirtError, NotFound
 from minirt.image.reference import Reference
 from minirt.store import archive, inflate  # noqa: F401 (loaded before the fork, so that no import is under strace)
+from minirt.store.layers import Layers
 
 _PATIENCE = 60.0  # seconds
 
@@ -85,7 +86,7 @@ def attach(options: list[str]) -> None:
 def watch(straced: dict[str, list[str]]) -> None:
     """Have workers and the layers' thread begin under strace where that is wished."""
     count = 0
-    command, work = child.command, Pull._work
+    command, fetch, mine = child.command, Layers.fetch, threading.local()
 
     def watched(module: str, *arguments: str) -> list[str]:
         nonlocal count
@@ -96,13 +97,18 @@ def watch(straced: dict[str, list[str]]) -> None:
         options = straced.get(f"worker {count}")
         return words if options is None else ["strace", *options, *words]
 
-    def work_watched(*arguments: Any) -> None:
-        if "layer" in straced:
+    def fetch_watched(*arguments: Any, **options: Any) -> bool:
+        if (
+            "layer" in straced
+            and threading.current_thread() is not threading.main_thread()
+            and not hasattr(mine, "attached")
+        ):
+            mine.attached = True
             attach(straced["layer"])
-        work(*arguments)
+        return fetch(*arguments, **options)
 
     child.command = watched
-    setattr(Pull, work.__name__, work_watched)
+    setattr(Layers, fetch.__name__, fetch_watched)
     if "engine" in straced:
         attach(straced["engine"])
 
@@ -132,6 +138,8 @@ def main() -> None:
             try:
                 job(given["root"], given["verbs"], given.get("strace") or {}, say)
                 status = 0
+            except Exception:
+                traceback.print_exc()
             finally:
                 os._exit(status)
         os.close(say)
