@@ -144,6 +144,8 @@ def _streams(make: Callable[[], Any], name: str, data: bytes, source: Source) ->
                 raise UnpackError(f"layer's {name} stream is truncated")
             try:
                 piece = engine.decompress(data, PIECE)
+            except (MemoryError, UnpackError):  # a limit of the worker's, which has its own words
+                raise
             except Exception as error:  # each library has its own class
                 raise UnpackError(f"layer's {name} stream is corrupt: {error}") from error
             data = b""

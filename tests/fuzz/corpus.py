@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import base64
+import bz2
 import gzip
 import json
+import lzma
 import tarfile
 
 import tars
@@ -118,6 +120,8 @@ SEEDS: dict[str, list[bytes]] = {
         b"\x01" + gzip.compress(b"abc" * 50, mtime=0),
         b"\xff" + gzip.compress(b"a", mtime=0) + bytes(9) + gzip.compress(bytes(99999), mtime=0),
         b"\x01" + zstandard.ZstdCompressor().compress(b"abc" * 50),
+        b"\x01" + lzma.compress(b"abc" * 50),
+        b"\x01" + bz2.compress(b"abc" * 50) + bytes(3) + bz2.compress(b"d"),
     ],
     "applier": [
         bytes([0, *(2, 0, 5, 0, 7), *(0, 18, 0, 9, 7)]),  # a link out, and a file through it
