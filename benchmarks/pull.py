@@ -1,105 +1,129 @@
-"""Cold pull and unpack of the big image by minirt, docker and podman; `python benchmarks/pull.py [--rounds N]` as root.
-
-All three take it from one docker-registry in one network namespace and unpack onto one tmpfs, turn by turn, so that
-what else the machine does meets them alike. A pull begins with an empty store; the clock runs around the whole command.
-"""
+"""Pulls and unpacking: cold by the image's shape, warm, by size, and one layer unpacked without any network."""
 
 from __future__ import annotations
 
-import argparse
-import contextlib
-import os
+import json
 import shutil
-import statistics
-import subprocess
-import sys
-import time
-from collections.abc import Callable
+from contextlib import ExitStack
+
+from benchmarks.case import OURS, Contestant, Outcome, play
+from benchmarks.engines import Bench, Engine, run
+from benchmarks.images import shaped
+
+SHAPES = {
+    "big": "about 600 MB, 27,000 files, 4 layers",
+    "small-files": "24,000 small files, 4 layers",
+    "large-files": "large files, 480 MB, 4 layers",
+    "many-layers": "60 layers, 150 MB",
+    "one-layer": "one layer of 560 MB, 24,000 files",
+}
+SIZES = ("1x", "4x", "16x")
+PEERS = ("docker", "podman")
+_MEMORY = 150e6  # bytes, whatever the image's size
+
+
+def cold(shape: str, bench: Bench, rounds: int) -> list[Outcome]:
+    """Of one of the shapes."""
+    bars = dict.fromkeys(PEERS, 0.35)
+    title = f"cold pull: {SHAPES[shape]}" + (" (a sixteenth of it)" if bench.quick else "")
+    outcome = Outcome(f"pull-{shape}", title, bars=bars, peak_limit=_MEMORY, missing=bench.absent(*PEERS))
+    image = bench.push(shaped(shape, bench.quick), shape)
+    play(outcome, [_puller(engine, image) for engine in _pullers(bench)], rounds, memory=True, warm=False)
+    return [outcome]
+
+
+def _pullers(bench: Bench) -> list[Engine]:
+    return [engine for engine in bench if engine.name != "runc"]
+
+
+def _puller(engine: Engine, image: str) -> Contestant:
+    insecure = ["--tls-verify=false"] if engine.name == "podman" else []
+
+    def act() -> None:
+        engine.do("pull", "--quiet", *insecure, image)
+
+    return Contestant(engine.name, engine.party, act, lambda: engine.do("rmi", "--force", image))
+
+
+def warm(bench: Bench, rounds: int) -> list[Outcome]:
+    outcome = Outcome("pull-warm", "warm pull: all is here already", missing=bench.absent(*PEERS))
+    image = bench.push(shaped("many-layers", bench.quick), "warm")
+    contestants = []
+    with ExitStack() as stack:
+        for engine in _pullers(bench):
+            one = _puller(engine, image)
+            one.act()
+            stack.callback(one.reset)
+            contestants.append(Contestant(one.name, one.party, one.act))
+        play(outcome, contestants, rounds)
+    return [outcome]
+
+
+def scale(bench: Bench, rounds: int) -> list[Outcome]:
+    """One layer of 1, 4 and 16 times as many bytes and files."""
+    out = []
+    for size in SIZES:
+        image = bench.push(shaped(size, bench.quick), size)
+        title = f"cold pull of one layer, {size} (1x: 40 MB, 1,800 files)" + ", a sixteenth of it" * bench.quick
+        outcome = Outcome(f"scale-{size}", title)
+        outcome.missing = bench.absent("docker")
+        engines = [engine for engine in _pullers(bench) if engine.name != "podman"]
+        play(outcome, [_puller(engine, image) for engine in engines], rounds, memory=True, warm=False)
+        out.append(outcome)
+        times = outcome.median(OURS) / out[0].median(OURS) if out else 1.0
+        outcome.note = f"minirt takes {times:.1f} times as long as for 1x"
+    return out
+
+
+_OURS = """
+import json, sys
 from pathlib import Path
-
-import pytest
-
-TOP = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(TOP / "tests"), str(TOP)]
-
-import dockerd  # noqa: E402
-import realimages  # noqa: E402
-
-ENVIRONMENT = {"PATH": os.environ["PATH"], "PYTHONPATH": str(TOP)}
+from minirt.image.descriptor import Descriptor
+from minirt.image.digest import Digest
+from minirt.store.store import Store
+root, layer, diff_id = Path(sys.argv[1]), json.loads(sys.argv[2]), Digest(sys.argv[3])
+Store(root).layers.fetch(Descriptor(layer["mediaType"], Digest(layer["digest"]), layer["size"]), diff_id)
+"""
 
 
-def timed(command: list[str], **environment: str) -> float:
-    """Seconds of wall time; a failure ends the benchmark with what the command said."""
-    begin = time.monotonic()
-    result = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT | environment, check=False)
-    seconds = time.monotonic() - begin
-    if result.returncode:
-        sys.exit(f"{' '.join(command)}: {result.returncode}\n{result.stderr}")
-    return seconds
+def unpack(bench: Bench, rounds: int) -> list[Outcome]:
+    """One gzipped layer that lies on tmpfs, into an empty folder there. Only we and umoci check its digests."""
+    outcome = Outcome(
+        "unpack", "unpack only: the one layer of 560 MB, from a file", missing=bench.absent("tar", "bsdtar", "umoci")
+    )
+    layout = bench.folder / "layout"
+    shutil.copytree(shaped("one-layer", bench.quick), layout)
+    blob = lambda digest: layout / "blobs/sha256" / digest.removeprefix("sha256:")  # noqa: E731
+    manifest = json.loads(blob(json.loads((layout / "index.json").read_text())["manifests"][0]["digest"]).read_text())
+    (layer,) = manifest["layers"]
+    (diff_id,) = json.loads(blob(manifest["config"]["digest"]).read_text())["rootfs"]["diff_ids"]
+    root, target = bench.folder / "unpack-store", bench.folder / "unpacked"
+    digest = layer["digest"].removeprefix("sha256:")
+    words = [str(bench.python), "-c", _OURS, str(root), json.dumps(layer), diff_id]
+    # A store that has the blob already: what is measured never reads a network.
+    (root / "oci/blobs/sha256").mkdir(parents=True)
+    (root / "oci/blobs/sha256" / digest).hardlink_to(blob(digest))
+    target.mkdir()
+
+    def empty() -> None:
+        shutil.rmtree(target)
+        target.mkdir()
+
+    commands = {
+        "tar": ["tar", "--extract", "--gzip", "--same-owner", f"--directory={target}", f"--file={blob(digest)}"],
+        "bsdtar": ["bsdtar", "-x", "-p", "-C", str(target), "-f", str(blob(digest))],
+        "umoci": ["umoci", "unpack", f"--image={layout}:latest", str(target / "bundle")],
+    }
+    party = bench.engines[OURS].party  # one after the other: they can share it
+    contestants = [Contestant(OURS, party, lambda: _do(words), lambda: shutil.rmtree(root / "layers"))]
+    for name, command in commands.items():
+        if shutil.which(name):
+            contestants.append(Contestant(name, party, lambda command=command: _do(command), empty))
+    play(outcome, contestants, rounds)
+    for path in (root, target, layout):
+        shutil.rmtree(path)
+    return [outcome]
 
 
-def minirt(island: dockerd.Island, image: str) -> float:
-    root = island.folder / "minirt"
-    command = island.inside(sys.executable, "-m", "minirt", "pull", "--quiet", image)
-    seconds = timed(command, MINIRT_ROOT=str(root), HOME=str(island.folder))
-    shutil.rmtree(root)
-    return seconds
-
-
-def docker(island: dockerd.Island, image: str) -> float:
-    assert isinstance(island, dockerd.Dockerd)
-    seconds = timed(island.command("pull", "--quiet", image), HOME=str(island.folder))
-    island.docker("rmi", "--force", image)
-    return seconds
-
-
-def podman(island: dockerd.Island, image: str) -> float:
-    store = island.folder / "podman"
-    options = [f"--root={store}/root", f"--runroot={store}/run", "--storage-driver=overlay", "--tmpdir", f"{store}/tmp"]
-    settings = island.folder / "containers.conf"
-    settings.write_text('[engine]\nlock_type = "file"\n')  # else it leaves its locks in /dev/shm
-    home = {"HOME": str(island.folder), "TMPDIR": str(island.folder), "CONTAINERS_CONF": str(settings)}
-    seconds = timed(island.inside("podman", *options, "pull", "--quiet", "--tls-verify=false", image), **home)
-    timed(["podman", *options, "rmi", "--all", "--force"], **home)
-    shutil.rmtree(store)
-    return seconds
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5, metavar="N")
-    rounds = parser.parse_args().rounds
-    needed = [name for name in ("docker-registry", "skopeo", "unshare", "nsenter", "setpriv") if not shutil.which(name)]
-    if os.getuid() or needed:
-        sys.exit(f"this needs root, and {', '.join(needed) or 'nothing else'}")
-    try:
-        layout = realimages.big()
-    except pytest.skip.Exception as reason:
-        sys.exit(f"the image cannot be made: {reason}")
-
-    pullers: dict[str, Callable[[dockerd.Island, str], float]] = {"minirt": minirt}
-    pullers |= {"docker": docker} if shutil.which("dockerd") and shutil.which("docker") else {}
-    pullers |= {"podman": podman} if shutil.which("podman") else {}
-    for name in {"docker", "podman"} - pullers.keys():
-        print(f"{name}: not on this machine, left out")
-
-    with contextlib.ExitStack() as stack:
-        island = stack.enter_context(dockerd.started() if "docker" in pullers else dockerd.island())
-        image = f"{stack.enter_context(island.registry())}/big:latest"
-        timed(island.inside("skopeo", "copy", "--dest-tls-verify=false", f"oci:{layout}:latest", f"docker://{image}"))
-        seconds: dict[str, list[float]] = {name: [] for name in pullers}
-        for number in range(rounds):
-            order = list(pullers)[number % len(pullers) :] + list(pullers)[: number % len(pullers)]
-            for name in order:
-                seconds[name].append(pullers[name](island, image))
-            print(f"round {number + 1}: " + "  ".join(f"{name} {seconds[name][-1]:.2f} s" for name in pullers))
-    for name, times in seconds.items():
-        line = f"{name}: median {statistics.median(times):.2f} s, best {min(times):.2f} s"
-        if name != "minirt":
-            ratio = statistics.median(ours / theirs for ours, theirs in zip(seconds["minirt"], times, strict=True))
-            line += f"; minirt takes {ratio:.2f} of its time (median of {rounds} pairs)"
-        print(line)
-
-
-if __name__ == "__main__":
-    main()
+def _do(words: list[str]) -> None:
+    run(words)

@@ -8,6 +8,7 @@ container's, 1 where its output could not be handed on; 130 interrupted; 141 nob
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -150,6 +151,7 @@ def top(console: Console, values: Values, words: list[str]) -> int:
 def program() -> NoReturn:
     """The installed command: `main`, and then at once away. Taking the interpreter down would cost 6 ms, and everything
     of ours is closed or written by now."""
+    gc.set_threshold(10_000)  # what a start loads is no garbage: looking for some costs 1 ms
     status = main()
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:

@@ -36,6 +36,7 @@ class Images:
 
     def __init__(self, store: Store, events: Events | None = None) -> None:
         self._store, self._events = store, events or Events()
+        self._read: dict[Digest, dict[str, str] | None] = {}  # labels, of images that are there
 
     def tell(self, action: str, image: Digest, id: str = "", name: str = "") -> None:
         """Publish what happened to it, with what docker says of an image: its labels, and a name."""
@@ -56,7 +57,9 @@ class Images:
         }
         check(filters, tests)
         out = []
-        for names in self._families():
+        families = self._families()
+        self._read = {names[0].id: self._labels(names[0].id) for names in families}
+        for names in families:
             image = _summary(names, self._labels(names[0].id))
             if patterns:  # only these names are shown
                 for shown in image["RepoTags"], image["RepoDigests"]:
@@ -73,6 +76,8 @@ class Images:
         return list(images.values())
 
     def _labels(self, image: Digest) -> dict[str, str] | None:
+        if image in self._read:  # an image's config never changes
+            return self._read[image]
         with contextlib.suppress(MinirtError):  # damaged: `inspect` tells
             return ImageConfig.parse(self._store.layout.read(image)).labels or None
         return None

@@ -136,7 +136,9 @@ class Pull:
                 missing.append((layer, diff_id))
         missing.sort(key=lambda pair: -pair[0].size)
         count = os.cpu_count() or 1
-        yield from Crew(lambda pair, tell: self._layer(registry, *pair), missing, count, self._events, self._stop).run()
+        crew = Crew(lambda pair, tell: self._layer(registry, *pair), missing, count, self._events, self._stop)
+        with self._store.layers.staffed() if missing else contextlib.nullcontext():
+            yield from crew.run()
         for layer, diff_id in layers:
             for note, times in self._store.pulled.facts(diff_id).get("notes", {}).items():
                 yield {"status": f"{layer.digest.short}: {note} ({times})"}

@@ -27,6 +27,7 @@ def ahead(source: Callable[[], bytes]) -> Iterator[Callable[[], bytes]]:
         return
     line: queue.Queue[bytes | BaseException] = queue.Queue(_PIECES)
     over = threading.Event()
+    last: bytes | BaseException | None = None
 
     def work() -> None:
         piece: bytes | BaseException = b"-"
@@ -48,7 +49,6 @@ def ahead(source: Callable[[], bytes]) -> Iterator[Callable[[], bytes]]:
             raise last
         return b""
 
-    last: bytes | BaseException | None = None
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
     try:

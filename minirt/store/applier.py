@@ -16,7 +16,7 @@ import posixpath
 import stat
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from minirt.errors import UnpackError
 from minirt.store import shared, tar
@@ -39,8 +39,7 @@ REFUSED_XATTRS = (
 )
 
 
-@dataclass(frozen=True)
-class Owner:
+class Owner(NamedTuple):
     """What this process may do to files: `chown` to any id (else all files are ours), `mknod`, and its xattr prefix.
 
     With the prefix `plain` whiteouts stay `.wh.` files. Not `closed`: what shuts its owner out is opened for them, for

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 
 def write_atomic(path: Path, content: bytes, mode: int = 0o600) -> None:
     """Replace `path` with `content` on the disk, durably. Raises OSError; then `path` is as it was."""
-    fd, aside = tempfile.mkstemp(prefix=".", suffix=".new", dir=path.parent)
+    aside = path.with_name(f".{os.urandom(8).hex()}.new")
+    fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o600)
     try:
         with os.fdopen(fd, "wb") as file:
             file.write(content)

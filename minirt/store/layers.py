@@ -16,11 +16,12 @@ import stat
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from minirt import child, errors
 from minirt.image.descriptor import Descriptor
@@ -32,6 +33,9 @@ from minirt.store.limits import Limits
 from minirt.store.shared import FORM
 from minirt.store.tree import remove
 from minirt.userns import IdMapping
+
+if TYPE_CHECKING:
+    from minirt.nursery import Nursery
 
 Feed = Callable[[int], Iterable[bytes]]
 _PIPE_SIZE = 1 << 20
@@ -67,6 +71,8 @@ class Layers:
     ) -> None:
         self._root, self._layout, self.ids, self._plain = root, layout, ids, plain
         self._shares, self._shared = shares, shared
+        self._staff: Nursery | None = None
+        self._busy, self._lock = 0, threading.Lock()
         form = ids.form + ("-plain" if plain else "") if ids else "packed"
         self.folder = root / "layers" / (FORM if shared else form)
 
@@ -167,11 +173,12 @@ class Layers:
         if have < layer.size and feed is None:
             raise errors.NotFound(f"layer {layer.digest.short} is not in the store: pull the image again")
         try:
-            work(job, self.ids, feed(have) if feed and have < layer.size else (), held)
+            work(job, self.ids, feed(have) if feed and have < layer.size else (), held, self._staff)
         except errors.VerificationError:
             if feed is None or not have:
                 raise
-            work(job, self.ids, feed(0), held)  # what lay here was damaged, by a power cut say: now it is gone
+            # What lay here was damaged, by a power cut say: now it is gone.
+            work(job, self.ids, feed(0), held, self._staff)
 
     def _ingest(self, digest: Digest) -> Path:
         return self._root / "ingest" / f"{digest.algorithm}-{digest.hex}"
@@ -200,31 +207,39 @@ def _safe(place: Path, shared: bool) -> bool:
 
 
 def work(
-    job: dict[str, Any], ids: IdMapping | None, feed: Iterable[bytes] = (), held: int | None = None
+    job: dict[str, Any],
+    ids: IdMapping | None,
+    feed: Iterable[bytes] = (),
+    held: int | None = None,
+    staff: Nursery | None = None,
 ) -> dict[str, Any]:
     """Run one job in a worker process, feeding its stdin; returns its answer. Raises what the worker reports.
 
-    The worker inherits the lock `held`: when we are killed, it holds on until it has stopped writing.
+    The worker inherits the lock `held`: when we are killed, it holds on until it has stopped writing. It is one of
+    `staff`, or a new one.
     """
-    words = job | {"ids": (ids or IdMapping()).to_json()}
+    words, status = json.dumps(job | {"ids": (ids or IdMapping()).to_json()}), "unknown"
     with tempfile.TemporaryFile() as trouble:
-        process = subprocess.Popen(
-            child.command("minirt.store.worker", json.dumps(words)),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=trouble,
-            start_new_session=True,  # a Ctrl-C is for us; the worker sees its input end
-            cwd="/" if os.name == "posix" else None,
-            pass_fds=() if held is None or os.name != "posix" else (held,),
-        )
-        assert process.stdin and process.stdout
-        try:
-            _feed(process.stdin.fileno(), feed)
-        finally:
-            process.stdin.close()
-            answers = process.stdout.read().splitlines()
-            process.stdout.close()
-            process.wait()
+        if staff:
+            answers = _forked(staff, words, feed, trouble.fileno(), held)
+        else:
+            process = subprocess.Popen(
+                child.command("minirt.store.worker", words),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=trouble,
+                start_new_session=True,  # a Ctrl-C is for us; the worker sees its input end
+                cwd="/" if os.name == "posix" else None,
+                pass_fds=() if held is None or os.name != "posix" else (held,),
+            )
+            assert process.stdin and process.stdout
+            try:
+                _feed(process.stdin.fileno(), feed)
+            finally:
+                process.stdin.close()
+                answers = process.stdout.read().splitlines()
+                process.stdout.close()
+                status = str(process.wait())
         trouble.seek(0)
         why = trouble.read().decode(errors="replace").strip().splitlines()[-1:]
     last: dict[str, Any] = json.loads(answers[-1]) if answers else {}
@@ -233,7 +248,23 @@ def work(
         return done
     if "error" in last:
         raise getattr(errors, last["error"])(last["text"])
-    raise errors.StoreError(f"the unpack worker died (status {process.returncode}): {''.join(why) or 'it was killed'}")
+    raise errors.StoreError(f"the unpack worker died (status {status}): {''.join(why) or 'it was killed'}")
+
+
+def _forked(staff: Nursery, words: str, feed: Iterable[bytes], trouble: int, held: int | None) -> list[bytes]:
+    """The lines a worker of the nursery answers with. Its end is the end of its output: it is not our child."""
+    (theirs, ours), (answer, told) = os.pipe(), os.pipe()
+    with os.fdopen(answer, "rb") as output:
+        try:
+            try:
+                staff.spawn([words], [theirs, told, trouble, *([] if held is None else [held])])
+            finally:
+                os.close(theirs)
+                os.close(told)
+            _feed(ours, feed)
+        finally:
+            os.close(ours)
+        return output.read().splitlines()
 
 
 def remove_tree(path: Path, ids: IdMapping | None) -> None:

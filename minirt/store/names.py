@@ -59,10 +59,16 @@ class Names:
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
+        self._known: tuple[tuple[int, int] | None, list[Named]] = None, []  # the table's stamp, and what stands in it
 
     def own(self) -> list[Named]:
-        """Every name given here, in the order given."""
-        return [named for entry in self._layout.index() if (named := _named(entry))]
+        """Every name given here, in the order given. Read again only where the table is another: it may have
+        thousands."""
+        stamp, (before, known) = self._layout.stamp(), self._known
+        if stamp is None or stamp != before:
+            known = [named for entry in self._layout.index() if (named := _named(entry))]
+            self._known = stamp, known
+        return list(known)
 
     def all(self) -> list[Named]:
         """One's own names, then those of additional stores that are not among them."""

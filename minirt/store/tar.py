@@ -12,7 +12,6 @@ from __future__ import annotations
 import functools
 import struct
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 
 from minirt.errors import UnpackError
 
@@ -28,25 +27,24 @@ HEADER = struct.Struct("100s8s8s8s12s12s8s1s100s8s32s32s8s8s155s12x")
 _ZERO = bytes(BLOCK)
 
 
-@dataclass(slots=True)
-class Entry:
+class Entry:  # no dataclass: loading those takes a worker 6 ms, a fifth of its start
     """One file of the archive. `size` in bytes as the file will have it; `mtime` in nanoseconds.
 
     `sparse` lists (offset, length) of the data regions where the archive left the holes out.
     """
 
-    name: bytes
-    type: bytes
-    mode: int
-    uid: int
-    gid: int
-    size: int
-    mtime: int
-    linkname: bytes
-    major: int = 0
-    minor: int = 0
-    xattrs: dict[str, bytes] = field(default_factory=dict)
-    sparse: list[tuple[int, int]] | None = None
+    __slots__ = (
+        "gid", "linkname", "major", "minor", "mode", "mtime", "name", "size", "sparse", "type", "uid", "xattrs"
+    )  # fmt: skip
+
+    def __init__(
+        self, name: bytes, type: bytes, mode: int, uid: int, gid: int, size: int, mtime: int, linkname: bytes
+    ) -> None:
+        self.name, self.type, self.mode, self.uid, self.gid = name, type, mode, uid, gid
+        self.size, self.mtime, self.linkname = size, mtime, linkname
+        self.major = self.minor = 0
+        self.xattrs: dict[str, bytes] = {}
+        self.sparse: list[tuple[int, int]] | None = None
 
 
 class Reader:

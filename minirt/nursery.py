@@ -1,0 +1,102 @@
+"""A nursery: a small process that has some code loaded and forks a child a request.
+
+    we ──requests──▶ nursery ──fork──▶ child
+
+So a child costs a fork, not an interpreter and its modules (34 ms for an unpack worker, more for a shim), and what is
+forked has one thread and none of our descriptors. It is exec'ed once, is made again when it died, and ends when its
+line does. A request is one message on fd 0, the child's arguments in JSON, with the descriptors that become its 0, 1,
+2… For Linux. Sources: unix(7), SCM_RIGHTS. Taught in chapter 08.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from typing import NoReturn
+
+from minirt import child
+
+_MESSAGE, _MOST = 65536, 253  # bytes and descriptors of a request; SCM_MAX_FD
+
+
+class Nursery:
+    """Our side: `module.main(*arguments)` is to call `serve`. `sealed`: from an interpreter no child overwrites."""
+
+    def __init__(self, module: str, *arguments: str, sealed: bool = False) -> None:
+        self._words, self._sealed = child.command(module, *arguments), sealed
+        self._lock = threading.Lock()
+        self._begin()
+
+    def _begin(self) -> None:
+        self._line, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        program = child.sealed_interpreter() if self._sealed else -1
+        try:
+            self._pid = os.posix_spawn(
+                f"/proc/self/fd/{program}" if self._sealed else self._words[0],
+                self._words,
+                os.environ,
+                file_actions=[
+                    (os.POSIX_SPAWN_DUP2, theirs.fileno(), 0),
+                    (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
+                ],
+            )
+        finally:
+            if self._sealed:
+                os.close(program)
+            theirs.close()
+
+    def spawn(self, arguments: list[str], fds: list[int]) -> None:
+        """Have a child made, with these descriptors as its 0, 1, 2… They stay the caller's."""
+        message = [json.dumps(arguments).encode()]
+        with self._lock:
+            try:
+                socket.send_fds(self._line, message, fds)
+            except (BrokenPipeError, ConnectionResetError):  # it died
+                self._end()
+                self._begin()
+                socket.send_fds(self._line, message, fds)
+
+    def close(self) -> None:
+        """Its children go on."""
+        with self._lock:
+            self._end()
+
+    def _end(self) -> None:
+        self._line.close()
+        os.waitpid(self._pid, 0)
+
+
+def serve(become: Callable[..., int]) -> None:
+    """Fork a child for each request until the line ends; `become` gets its arguments, and gives its exit status."""
+    os.setsid()
+    os.chdir("/")
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how a child ended: the kernel reaps it
+    line = socket.socket(fileno=0)
+    gc.freeze()  # what is there stays: a collection would write to every object, and so copy every page of a child's
+    while True:
+        message, fds, _, _ = socket.recv_fds(line, _MESSAGE, _MOST, socket.MSG_CMSG_CLOEXEC)
+        if not message:
+            return
+        if os.fork() == 0:
+            _become(become, message, fds)
+        for fd in fds:
+            os.close(fd)
+
+
+def _become(become: Callable[..., int], message: bytes, fds: list[int]) -> NoReturn:
+    status = 125
+    try:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        # First out of the way of where they go, then into place.
+        away = max(fds) + len(fds)
+        for number, fd in enumerate([os.dup2(fd, away + number) for number, fd in enumerate(fds)]):
+            os.dup2(fd, number)
+            os.close(fd)
+        status = become(*json.loads(message))
+    finally:
+        os._exit(status)
