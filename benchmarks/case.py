@@ -4,6 +4,7 @@ does meets all alike. A ratio is the median of the rounds' own ratios: ours over
 
 from __future__ import annotations
 
+import os
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -42,6 +43,7 @@ class Outcome:
     peaks: dict[str, int] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
     note: str = ""
+    load: float = 0.0  # of the machine when it was over: how many wanted its processors
 
     def median(self, name: str) -> float:
         return statistics.median(sample.wall for sample in self.samples[name])
@@ -76,6 +78,7 @@ class Outcome:
         peers = [name for name in self.samples if name != OURS]
         return {
             "name": self.name, "title": self.title, "unit": self.unit, "note": self.note, "missing": self.missing,
+            "load": self.load,
             "bars": self.bars, "limit": self.limit, "peak_limit": self.peak_limit, "met": self.met(),
             "median": {name: self.median(name) for name in self.samples},
             "spread": {name: self.spread(name) for name in self.samples},
@@ -85,6 +88,13 @@ class Outcome:
             "peak_bytes": self.peaks,
             "rounds": {name: [vars(sample) for sample in rows] for name, rows in self.samples.items()},
         }  # fmt: skip
+
+    @classmethod
+    def from_json(cls, row: dict[str, Any]) -> Outcome:
+        """As an earlier run wrote it."""
+        own = {key: row[key] for key in ("name", "title", "unit", "note", "missing", "load", "bars", "limit")}
+        samples = {name: [Sample(**sample) for sample in rows] for name, rows in row["rounds"].items()}
+        return cls(**own, peak_limit=row["peak_limit"], samples=samples, peaks=row["peak_bytes"])
 
 
 def play(outcome: Outcome, contestants: list[Contestant], rounds: int, memory: bool = False, warm: bool = True) -> None:
@@ -96,6 +106,7 @@ def play(outcome: Outcome, contestants: list[Contestant], rounds: int, memory: b
             one.reset()
             if number >= 0:
                 outcome.samples[one.name].append(sample)
+    outcome.load = round(os.getloadavg()[0], 1)
     for one in contestants if memory else ():
         outcome.peaks[one.name] = peak(one.party, one.act)
         one.reset()

@@ -47,10 +47,14 @@ def line(outcome: Outcome) -> str:
 
 
 def write(page: Path, outcomes: list[Outcome], quick: bool) -> None:
-    """The page; its plots and its JSON stand beside it."""
+    """The page; its plots and its JSON stand beside it. Cases of an earlier run that this one left out stay."""
     page.parent.mkdir(parents=True, exist_ok=True)
+    data = page.with_suffix(".json")
+    before = json.loads(data.read_text())["cases"] if data.exists() else []
+    now = {outcome.name: outcome for outcome in outcomes}
+    outcomes = [now.pop(row["name"], None) or Outcome.from_json(row) for row in before] + list(now.values())
     rows = [outcome.to_json() for outcome in outcomes]
-    page.with_suffix(".json").write_text(json.dumps({"machine": machine(), "cases": rows}, indent=1) + "\n")
+    data.write_text(json.dumps({"machine": machine(), "cases": rows}, indent=1) + "\n")
     parts = [_HEAD.format(quick="Quick run, small images: no figures to quote.\n\n" if quick else "")]
     parts += ["".join(f"- {what}: {text}\n" for what, text in machine().items()), "\n"]
     parts += ["## Bars\n\n| case | bar | measured | |\n|---|---|---|---|\n"]
@@ -105,7 +109,7 @@ def _table(outcome: Outcome) -> list[str]:
             cells += [shown(outcome.peaks[name], "bytes") if name in outcome.peaks else ""]
         lines.append("| " + " | ".join(cells) + " |\n")
     rounds = len(next(iter(outcome.samples.values()), []))
-    notes = [f"{rounds} round{'s' * (rounds != 1)}."]
+    notes = [f"{rounds} round{'s' * (rounds != 1)}; load of the machine then: {outcome.load:g}."]
     notes += [f"{outcome.note[0].upper()}{outcome.note[1:]}."] if outcome.note else []
     notes += [f"Not on this machine: {', '.join(outcome.missing)}."] if outcome.missing else []
     return [*lines, "\n", " ".join(notes), "\n"]
@@ -132,7 +136,7 @@ def machine() -> dict[str, str]:
     rows = dict(line.split("=", 1) for line in Path("/etc/os-release").read_text().splitlines() if "=" in line)
     found = {
         "machine": f"{platform.machine()}, {os.cpu_count()} processors, Linux {platform.release()}, "
-        f"{rows.get('PRETTY_NAME', '').strip(chr(34))}; others worked on it: load {os.getloadavg()[2]:.1f}"
+        f"{rows.get('PRETTY_NAME', '').strip(chr(34))}"
     }
     for name in ("docker", "podman", "runc", "skopeo", "umoci", "bsdtar"):
         if shutil.which(name):
