@@ -68,7 +68,7 @@ def write(page: Path, outcomes: list[Outcome], quick: bool) -> None:
 
 _HEAD = """# How fast it is
 
-Written by `python -m benchmarks --report`; figures of one machine. {quick}All engines work on one tmpfs, in one network
+Written by `python -m benchmarks`; figures of one machine. {quick}All engines work on one tmpfs, in one network
 namespace, in turns; a ratio is the median of the rounds' own ratios, ours over theirs. Processor time (user and system)
 is that of everybody who takes part, daemons too; other work on the machine disturbs it less than wall time.
 
@@ -135,7 +135,7 @@ def machine() -> dict[str, str]:
     """What was measured on, and with which versions."""
     rows = dict(line.split("=", 1) for line in Path("/etc/os-release").read_text().splitlines() if "=" in line)
     found = {
-        "machine": f"{platform.machine()}, {os.cpu_count()} processors, Linux {platform.release()}, "
+        "machine": f"{platform.machine()}, {os.cpu_count()} processors, Linux {platform.release().split('-')[0]}, "
         f"{rows.get('PRETTY_NAME', '').strip(chr(34))}"
     }
     for name in ("docker", "podman", "runc", "skopeo", "umoci", "bsdtar"):
