@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import functools
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -49,6 +50,7 @@ def main() -> None:
         sys.exit(f"there is no case {' '.join(given.only)}")
     if missing := needs():
         sys.exit(f"benchmarks need {', '.join(missing)}")
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # all that was started goes
     page = given.report or (None if given.quick else TOP / _REPORT)
     outcomes = []
     with tempfile.TemporaryDirectory(prefix="minirt-benchmarks-", dir="/dev/shm") as folder:

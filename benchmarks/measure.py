@@ -73,9 +73,12 @@ class Party:
         return sum(pss(pid) for pid in (self.processes() if pids is None else pids))
 
     def close(self) -> None:
-        for path, _, _ in os.walk(self.folder, topdown=False):
-            with contextlib.suppress(OSError):  # something still ends in it: it goes with the next run
-                os.rmdir(path)
+        """Engines made it in every tree there is."""
+        tops = {self._top.parent, *self._top.parent.iterdir(), self._top}
+        for top in tops:
+            for path, _, _ in os.walk(top / self.name, topdown=False):
+                with contextlib.suppress(OSError):  # something still ends in it
+                    os.rmdir(path)
 
 
 def timed(party: Party, act: Callable[[], float | None]) -> Sample:
