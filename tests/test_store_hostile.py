@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import os
+import pwd
 import random
 import shlex
 import signal
@@ -17,6 +18,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from peers import require
@@ -411,10 +413,11 @@ def test_the_default_root_is_absolute_or_refused(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("XDG_DATA_HOME", "relative")
     assert default_root().is_absolute()
 
-    def homeless() -> Path:
-        raise RuntimeError("Could not determine home directory.")
+    def homeless(user: int) -> NoReturn:
+        raise KeyError(f"getpwuid(): uid not found: {user}")
 
-    monkeypatch.setattr(Path, "home", homeless)
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(pwd, "getpwuid", homeless)
     with pytest.raises(InvalidInput, match="set MINIRT_ROOT"):
         default_root()
 

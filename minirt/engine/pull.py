@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _TICK = 0.1  # seconds between progress lines of one layer
 _LOOK = 0.5  # seconds between looks whether anybody still wants it
-_AHEAD = 2  # chunks of a blob that wait to be unpacked
+_AHEAD = 16  # chunks of a blob that wait to be unpacked, 4 MB: on a busy machine each hand-over waits its turn
 
 
 class Pull:

@@ -13,7 +13,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterator
 
-_PIECES = 3  # that wait, of a megabyte each
+_PIECES = 8  # that wait, of a megabyte each: on a busy machine each hand-over waits its turn
 
 
 @contextlib.contextmanager
