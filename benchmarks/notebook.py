@@ -5,8 +5,9 @@ The tests' own browser and lab (tests/browsers.py). The image is here already an
 
 from __future__ import annotations
 
+import contextlib
+import io
 import shutil
-from pathlib import Path
 
 from benchmarks.case import OURS, Outcome
 from benchmarks.engines import Bench
@@ -25,7 +26,8 @@ def click(bench: Bench, rounds: int) -> list[Outcome]:
     if not shutil.which("chromium"):
         outcome.missing = ["chromium"]
         return [outcome]
-    with browsers.running_lab(Path(bench.folder) / "learner") as lab, browsers.chromium() as browser:
+    quiet = contextlib.redirect_stdout(io.StringIO())  # else what the server said is shown at its end
+    with quiet, browsers.running_lab(bench.folder / "learner") as lab, browsers.chromium() as browser:
         page = browsers.new_page(browser)
         browsers.open_chapter(page, lab.address(lab.chapter("04")))
         browsers.menu(page, "Run", "Run All Cells")

@@ -34,12 +34,14 @@ def line(outcome: Outcome) -> str:
     parts = []
     for name in outcome.samples:
         part = f"{name} {shown(outcome.median(name), outcome.unit)}"
-        if outcome.unit == "s":
+        if outcome.cpu(name):
             part += f" (cpu {shown(outcome.cpu(name), 's')})"
         if name in outcome.peaks:
             part += f" [{outcome.peaks[name] / MB:.0f} MB]"
         if name != OURS and OURS in outcome.samples:
-            part += f" x{outcome.ratio(name):.3f}" + (f" (cpu x{outcome.cpu_ratio(name):.3f})" * (outcome.unit == "s"))
+            part += f" x{outcome.ratio(name):.3f}" + (
+                f" (cpu x{outcome.cpu_ratio(name):.3f})" * bool(outcome.cpu(name))
+            )
         parts.append(part)
     word = {True: "met", False: "MISSED", None: "-"}[outcome.met()]
     missing = f"; not here: {', '.join(outcome.missing)}" if outcome.missing else ""
@@ -93,7 +95,7 @@ def _bars(outcome: Outcome) -> list[str]:
 
 
 def _table(outcome: Outcome) -> list[str]:
-    timed = outcome.unit == "s"
+    timed = any(map(outcome.cpu, outcome.samples))
     heads = ["", "median", "quickest – slowest", "ours / theirs"]
     heads += ["processor time", "ours / theirs"] * timed + ["peak memory"] * bool(outcome.peaks)
     lines = ["| " + " | ".join(heads) + " |\n", "|---" * len(heads) + "|\n"]

@@ -343,6 +343,43 @@ def test_flushed_rules_come_back_with_the_next_start(lab: Lab) -> None:
     assert lab.ask(lab.lan, MACHINE, 8080) == lab.ask(lab.lan, MACHINE, 8090) == LAN
 
 
+def test_a_keeper_has_the_bridge_between_two_containers(lab: Lab) -> None:
+    lab.root.mkdir(parents=True)
+    bridge.keep(str(lab.root))  # this very process, as a daemon does
+    lab.start("first", "8080:80").ready()
+    lab.shims.pop().end()
+    links, tables = lab.left()
+    assert len(links) == 1 and lab.python("out = network.leftovers(root)") == []
+    first = lab.start("second", "8080:80").ready()
+    assert lab.ask(lab.lan, MACHINE, 8080) == LAN and set(links) < set(lab.left()[0])
+    lab.shims.pop().end()
+    assert first.answer["IPAddress"].endswith(".0.2") and lab.left() == (links, tables)
+    lab.run(lab.machine, "nft", "flush", "ruleset")  # nobody tells us
+    lab.start("third").ready()
+    assert lab.left()[1] == tables
+    lab.shims.pop().end()
+    assert lab.python("network.let_go(root); out = network.leftovers(root)") == [] and lab.left() == ([], "")
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_the_bridge_of_a_keeper_that_was_killed(lab: Lab, gone: bool) -> None:
+    """It is a leftover, unless another keeps it; where the root folder is gone, who ends takes the bridge away."""
+    lab.root.mkdir(parents=True)
+    bridge.keep(str(lab.root))
+    lab.start("first").ready()
+    lab.shims.pop().end()
+    if gone:
+        shutil.rmtree(lab.root)
+        lab.python("network.let_go(root); out = 0")
+    else:
+        keeper = json.loads((lab.root / "network-keeper.json").read_text())
+        (lab.root / "network-keeper.json").write_text(json.dumps(keeper | {"start_time": 1}))
+        found = lab.python("out = network.leftovers(root)")
+        assert any("bridge" in line for line in found) and any("nft table" in line for line in found)
+        lab.python("out = network.clean(root)")
+    assert lab.left() == ([], "")
+
+
 def test_the_subnet_collides_with_no_route(lab: Lab) -> None:
     subnet = lab.start("first").answer["IPAddress"].rpartition(".")[0] + ".0"
     lab.shims.pop().end()
