@@ -180,6 +180,24 @@ class Layers:
             # What lay here was damaged, by a power cut say: now it is gone.
             work(job, self.ids, feed(0), held, self._staff)
 
+    @contextlib.contextmanager
+    def staffed(self) -> Iterator[None]:
+        """For who will fetch several: meanwhile a worker is forked from one that has its code loaded."""
+        if sys.platform == "linux":
+            from minirt.nursery import Nursery
+
+            with self._lock:
+                self._busy += 1
+                self._staff = self._staff or Nursery("minirt.store.workers")
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._busy -= 1
+                if self._staff and self._busy <= 0:
+                    self._staff.close()
+                    self._staff = None
+
     def _ingest(self, digest: Digest) -> Path:
         return self._root / "ingest" / f"{digest.algorithm}-{digest.hex}"
 
