@@ -11,7 +11,7 @@ from benchmarks.engines import Bench, Engine, run
 from benchmarks.images import shaped
 
 SHAPES = {
-    "big": "about 600 MB, 27,000 files, 4 layers",
+    "big": "about 600 MB, 24,000 files, 4 layers",
     "small-files": "24,000 small files, 4 layers",
     "large-files": "large files, 480 MB, 4 layers",
     "many-layers": "60 layers, 150 MB",

@@ -59,7 +59,7 @@ def write(page: Path, outcomes: list[Outcome], quick: bool) -> None:
     data.write_text(json.dumps({"machine": machine(), "cases": rows}, indent=1) + "\n")
     parts = [_HEAD.format(quick="Quick run, small images: no figures to quote.\n\n" if quick else "")]
     parts += ["".join(f"- {what}: {text}\n" for what, text in machine().items()), "\n"]
-    parts += ["## Bars\n\n| case | bar | measured | |\n|---|---|---|---|\n"]
+    parts += ["## Bars\n\n| case | bar | measured | | in processor time |\n|---|---|---|---|---|\n"]
     parts += [row for outcome in outcomes for row in _bars(outcome)]
     for outcome in outcomes:
         plot = page.with_name(f"{outcome.name}.svg")
@@ -82,15 +82,16 @@ def _bars(outcome: Outcome) -> list[str]:
     for peer, bar in outcome.bars.items():
         if peer in outcome.samples:
             ratio = outcome.ratio(peer)
-            out.append(f"| {outcome.name} | ≤ {bar:g} × {peer} | {ratio:.2f} × | {_WORDS[ratio <= bar]} |\n")
+            cpu = f"{outcome.cpu_ratio(peer):.2f} ×" if outcome.cpu(peer) else ""
+            out.append(f"| {outcome.name} | ≤ {bar:g} × {peer} | {ratio:.2f} × | {_WORDS[ratio <= bar]} | {cpu} |\n")
     if outcome.limit is not None:
-        found = outcome.median(OURS)
+        found, cpu = outcome.median(OURS), shown(outcome.cpu(OURS), "s") if outcome.cpu(OURS) else ""
         bar, value = shown(outcome.limit, outcome.unit), shown(found, outcome.unit)
-        out.append(f"| {outcome.name} | ≤ {bar} | {value} | {_WORDS[found <= outcome.limit]} |\n")
+        out.append(f"| {outcome.name} | ≤ {bar} | {value} | {_WORDS[found <= outcome.limit]} | {cpu} |\n")
     if outcome.peak_limit is not None and OURS in outcome.peaks:
         bar, value = shown(outcome.peak_limit, "bytes"), shown(outcome.peaks[OURS], "bytes")
         met = outcome.peaks[OURS] <= outcome.peak_limit
-        out.append(f"| {outcome.name}, memory | ≤ {bar} | {value} | {_WORDS[met]} |\n")
+        out.append(f"| {outcome.name}, memory | ≤ {bar} | {value} | {_WORDS[met]} | |\n")
     return out
 
 
