@@ -2,8 +2,9 @@
 over, each time with the death one step later (sweep_hook.py), and after each a look at what is left.
 
 Listed means: `system check` has a row, or `ps -a` has the container. Removed means: after `system prune` and `rm -f` no
-process (but a daemon and its launcher), mount, control group, link, nft table or file is there that was not before. The
-look is our own: /proc, /sys, `ip`, `nft` and the folder, not the package's word.
+process (but a daemon and its launcher), mount, control group, link, nft table (but of the bridge that this daemon
+keeps, and that goes with it) or file is there that was not before. The look is our own: /proc, /sys, `ip`, `nft` and
+the folder, not the package's word.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from typing import Any
 
 import sweep_hook
 import users
+
+from minirt.runtime.network import bridge
 
 sys.path.append(str(Path(__file__).with_name("oci")))
 import ociruntime  # type: ignore[import-not-found,unused-ignore]
@@ -151,6 +154,7 @@ class Machine:
     def close(self) -> None:
         clean(self)
         self.run("daemon", "stop")
+        assert [row for row in self._network() if row not in self._links] == []
         assert self._server.stdin
         self._server.stdin.close()
         self._server.wait(20)
@@ -212,7 +216,17 @@ class Machine:
             lines = Path(f"/proc/{pid}/mountinfo").read_text().splitlines()
             found += [f"mount {line}" for line in lines if self.marker in line]
         found += [f"group {path}" for path in self.groups() if path.name != self.parent]
-        return found + [row for row in self._network() if row not in self._links]
+        kept = bridge.name_of(self.marker) if self._kept() else ""
+        usual = [*self._links, f"link {kept}", f"table ip {kept}"]
+        return found + [row for row in self._network() if row not in usual]
+
+    def _kept(self) -> bool:
+        """Whether a daemon that lives keeps the bridge."""
+        try:
+            keeper = json.loads(Path(self.marker, "network-keeper.json").read_text())
+        except FileNotFoundError:
+            return False
+        return keeper["pid"] in self.processes()
 
     def _network(self) -> list[str]:
         """The links and tables of nft in the machine's network namespace."""

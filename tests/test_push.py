@@ -455,11 +455,18 @@ def test_manifest_inspect_as_docker_shows_it(client: Client, tmp_path: Path) -> 
                     subprocess.run([*command, *words], capture_output=True, text=True, check=False)
                     for command in ([docker], [MINIRT, "--root", str(client.root)])
                 )
-                assert theirs.returncode == ours.returncode == (tag == "none")
+                assert ours.returncode == (tag == "none"), ours.stderr
+                if tag == "all" and theirs.stderr.startswith("no such manifest"):  # 20.10 knows no OCI index
+                    continue
+                assert theirs.returncode == ours.returncode
                 if tag == "none":
                     assert ours.stderr == f"minirt: {theirs.stderr}"
                 elif "OCI" in theirs.stdout or tag == "one" or not verbose:  # 20.10 knows no OCI manifest
-                    assert json.loads(ours.stdout) == json.loads(theirs.stdout)
+                    said, known = json.loads(ours.stdout), json.loads(theirs.stdout)
+                    if verbose and "Raw" not in theirs.stdout:  # 20.10 shows no raw bytes
+                        for each in said if isinstance(said, list) else [said]:
+                            del each["Raw"]
+                    assert said == known
                     assert {line[:1] for line in ours.stdout.splitlines()} == {
                         line[:1] for line in theirs.stdout.splitlines()
                     }

@@ -47,10 +47,6 @@ class Sources:
     def hub(self) -> str:
         return self._hub
 
-    @property
-    def hub_address(self) -> str:
-        return "embedded" if self._hub == "embedded" else "https://index.docker.io/v1/"
-
     def ask(self, reference: Reference, verb: Callable[[Registry], T]) -> tuple[Registry, T, str]:
         """Do `verb` with the registry that answers for `reference`; returns it, the answer, and a note for the user.
 

@@ -127,7 +127,7 @@ def info(engine: Engine) -> SystemInfo:
         "OSVersion": _system("VERSION_ID"),
         "OSType": "linux",
         "Architecture": platform.machine(),
-        "IndexServerAddress": engine.sources.hub_address,
+        "IndexServerAddress": "https://index.docker.io/v1/",  # docker 20's login asks for the key of Docker Hub's
         "RegistryConfig": {
             "AllowNondistributableArtifactsCIDRs": [],
             "AllowNondistributableArtifactsHostnames": [],

@@ -38,13 +38,23 @@ class Entry:  # no dataclass: loading those takes a worker 6 ms, a fifth of its 
     )  # fmt: skip
 
     def __init__(
-        self, name: bytes, type: bytes, mode: int, uid: int, gid: int, size: int, mtime: int, linkname: bytes
+        self,
+        name: bytes,
+        type: bytes,
+        mode: int,
+        uid: int,
+        gid: int,
+        size: int,
+        mtime: int,
+        linkname: bytes,
+        major: int = 0,
+        minor: int = 0,
+        xattrs: dict[str, bytes] | None = None,
+        sparse: list[tuple[int, int]] | None = None,
     ) -> None:
         self.name, self.type, self.mode, self.uid, self.gid = name, type, mode, uid, gid
-        self.size, self.mtime, self.linkname = size, mtime, linkname
-        self.major = self.minor = 0
-        self.xattrs: dict[str, bytes] = {}
-        self.sparse: list[tuple[int, int]] | None = None
+        self.size, self.mtime, self.linkname, self.major, self.minor = size, mtime, linkname, major, minor
+        self.xattrs, self.sparse = {} if xattrs is None else xattrs, sparse
 
 
 class Reader:
