@@ -172,10 +172,11 @@ def test_every_button(page: Any, lab: Lab, number: str) -> None:
             pressed += press_all(page, area)
     assert pressed >= 3, "a chapter has a prediction, a panel and a quiz"
     assert violations(page) == []
-    theme(page, "JupyterLab Dark")
-    assert violations(page) == []
-    picture(page, f"{path.stem}-{lab.lang}-dark")
-    theme(page, "JupyterLab Light")
+    if lab.lang == "en" or number == "04":  # colours and buttons are the same in every language
+        theme(page, "JupyterLab Dark")
+        assert violations(page) == []
+        picture(page, f"{path.stem}-{lab.lang}-dark")
+        theme(page, "JupyterLab Light")
     assert [line for line in console if "minirt" in line or "mrt" in line] == []
     outputs = [output for c in saved(page, path)["cells"] for output in c.get("outputs", ())]
     assert [output for output in outputs if output["output_type"] == "error"] == []
@@ -184,7 +185,8 @@ def test_every_button(page: Any, lab: Lab, number: str) -> None:
     ).to_have_count(0)
     picture(page, f"{path.stem}-{lab.lang}", whole=True)
     assert "widget-view" not in path.read_text()
-    restarted(page, areas, Strings(lab.lang)("again"))
+    if lab.lang == "en" or number == "04":
+        restarted(page, areas, Strings(lab.lang)("again"))
     if lab.lang == "en":
         solved(page, path, solution(path), Strings(lab.lang)("exercise.right", reason="").strip())
     page.goto("about:blank")
