@@ -278,12 +278,20 @@ class Container:
             raise Conflict("cannot exec in a paused container (use --ignore-paused to override)")
         if status not in ("created", "running", "paused"):
             raise Conflict(f"cannot exec in a {status} container")
-        config, group = known["config"], self._cgroup(known)
-        filter_ = self._filter(config["linux"].get("seccomp"))
-        body = Exec(process, streams=streams, console=console, filter=filter_, preserve=preserve)
-        fork = group.fork if group else os.fork
-        with prepare.joined(known) as wanted:
-            pid, pidfd, line = namespaces.spawn(wanted, IdMapping(), body.run, fork=fork, enter=lambda: _enter(body))
+        init = state.open_process(known, "init")
+        if init is None:
+            raise Conflict("cannot exec in a stopped container")
+        try:
+            config, group = known["config"], self._cgroup(known)
+            filter_ = self._filter(config["linux"].get("seccomp"))
+            body = Exec(process, streams=streams, console=console, filter=filter_, preserve=preserve)
+            fork = group.fork if group else os.fork
+            with prepare.joined(known, init) as wanted:
+                pid, pidfd, line = namespaces.spawn(
+                    wanted, IdMapping(), body.run, fork=fork, enter=lambda: _enter(body)
+                )
+        finally:
+            os.close(init)
         try:
             line.send({"go": True})
             _stands_still(line, pid, process)

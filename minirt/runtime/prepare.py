@@ -129,11 +129,11 @@ def _open_elsewhere(pid: str, path: str) -> int:
 
 
 @contextlib.contextmanager
-def joined(known: dict[str, Any]) -> Iterator[list[dict[str, Any]]]:
+def joined(known: dict[str, Any], init: int) -> Iterator[list[dict[str, Any]]]:
     """The namespaces of a container's init, held open to be joined by another process. Raises Conflict.
 
-    Init is looked at after they are opened: before, its number may have become another process', and that one's
-    namespaces are the machine's.
+    `init` is its pidfd, looked at after they are opened: if it has ended, its number may have become another process',
+    and that one's namespaces are the machine's.
     """
     with contextlib.ExitStack() as held:
         wanted = []
@@ -144,12 +144,11 @@ def joined(known: dict[str, Any]) -> Iterator[list[dict[str, Any]]]:
                 fd = os.open(entry["path"], os.O_RDONLY | os.O_CLOEXEC)
                 held.callback(os.close, fd)
                 wanted.append({"type": entry["type"], "path": f"/proc/self/fd/{fd}"})
-            init = state.open_process(known, "init")
-        except FileNotFoundError:
-            init = None
-        if init is None:
+            gone = state.ended(init, 0)
+        except (FileNotFoundError, ProcessLookupError):
+            gone = True
+        if gone:
             raise Conflict("cannot exec in a stopped container")
-        os.close(init)
         yield wanted
 
 
