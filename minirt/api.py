@@ -118,15 +118,18 @@ def _follow(client: Client, identity: str, stdin: bytes | None, removed: bool) -
         attached = stack.enter_context(client.attach(identity, tty=False, stdin=stdin is not None))
         waiting = stack.enter_context(client.waiting(identity, "removed" if removed else "next-exit"))
         client.start(identity)
-        typing = threading.Thread(target=_type, args=(attached, stdin or b""), daemon=True)
-        typing.start()
+        if stdin is None:
+            attached.end_input()
+        else:
+            threading.Thread(target=_type, args=(attached, stdin), daemon=True).start()
         for stream, data in attached.output():
             found[stream].append(data)
         return Result(waiting.result(), b"".join(found["stdout"]), b"".join(found["stderr"]))
 
 
 def _type(attached: Attached, stdin: bytes) -> None:
-    attached.send(stdin, wait=True)
+    with contextlib.suppress(OSError):  # it ended, and we closed the line under our hands
+        attached.send(stdin, wait=True)
     attached.end_input()
 
 

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -20,11 +21,12 @@ from typing import Any
 
 import pytest
 import said
+from learners import until
 from test_cli_terminal import COMMAND, Terminal
 from users import plain_user
 
 from minirt.client import Client
-from minirt.client.place import peer, told
+from minirt.client.place import peer, socket_path, told
 from minirt.errors import MinirtError, NotFound
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="containers need Linux")
@@ -315,3 +317,19 @@ def test_a_daemon_starts_on_a_full_disk(tmp_path: Path) -> None:
     assert [int(code) for _, code in ends] == [0, 125, 1, 0, 0, 0], done
     assert done.stdout.startswith("first\n") and done.stdout.endswith("\nthird\n") and done.returncode == 0, done
     assert done.stderr.count("minirt: no space left on device\n") == 2 and "Traceback" not in done.stderr, done
+
+
+def test_who_came_as_the_door_closed_keeps_the_daemon(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has more to say: what it attached to here would be started by another daemon, and its output lost."""
+    monkeypatch.setenv("MINIRT_DAEMON_IDLE", "1")
+    with Client(root) as client:
+        client.version()
+    door = Path(socket_path(root))
+    daemon, aside = peer(str(door)), door.with_name(f".{door.name}")
+    until(aside.exists)
+    with socket.socket(socket.AF_UNIX) as line:
+        line.connect(str(aside))
+        until(door.exists)
+        assert peer(str(door)) == daemon
+    until(lambda: not door.exists() and not aside.exists())
+    until(lambda: not Path(f"/proc/{daemon}").exists())

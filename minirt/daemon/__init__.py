@@ -84,6 +84,7 @@ class _Life:
 
     def __init__(self, root: Path, host: Path) -> None:
         self._root, self._host = root, host
+        self._aside = host.with_name(f".{host.name}")
         self._lock = -1
 
     def __enter__(self) -> _Life:
@@ -98,6 +99,8 @@ class _Life:
         except OSError as error:  # a store we may only read needs no lock
             if error.errno not in (errno.EROFS, errno.EACCES):
                 raise
+        with contextlib.suppress(OSError):  # of a daemon that was killed
+            os.unlink(self._aside)
         self._listener = listen(self._host)
         self._places = [(path, os.stat(path)) for path in (self._root, self._host)]
         return self
@@ -110,8 +113,16 @@ class _Life:
         except FileNotFoundError:
             return False
 
+    def _move_away(self) -> bool:
+        """Nobody finds us from now on, until we move back: whether the socket was still ours."""
+        if ours := self._same(1):
+            os.rename(self._host, self._aside)
+        return ours
+
     def _hide(self) -> None:
-        """Nobody finds us from now on."""
+        """Nobody finds us any more."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._aside)
         if self._same(1):
             os.unlink(self._host)
             with contextlib.suppress(OSError):  # others have theirs there
@@ -145,23 +156,34 @@ class _Life:
             os.write(ready, f"ready {os.getpid()}\n".encode())
             os.close(ready)
         try:
-            rested = False
-            while not self._over(server, engine, idle):
-                signal.sigtimedwait([], _LOOK)
-                if server.idle < _LOOK:
-                    rested = False
-                elif not rested:
-                    rested = True
-                    gc.collect()
-                    _heap("malloc_trim", 0)  # what the last requests took is the machine's again: 2 MB after a pull
-            self._hide()
-            for _ in range(_LASTS):  # who came through the door before it was closed is served
+            self._rest(server, engine, idle)
+            looks = 0
+            while looks < _LASTS:
+                moved = self._move_away()
                 signal.sigtimedwait([], _LAST)
                 if server.idle >= _LAST:
                     break
+                if moved and self._same(0):
+                    # Somebody came through the door before it was closed, and has more to say: to us, not to another.
+                    os.rename(self._aside, self._host)
+                    self._rest(server, engine, idle)
+                else:
+                    looks += 1
         finally:
             server.shutdown()
             engine.close()
+
+    def _rest(self, server: Any, engine: Any, idle: float | None) -> None:
+        """Until it is over."""
+        rested = False
+        while not self._over(server, engine, idle):
+            signal.sigtimedwait([], _LOOK)
+            if server.idle < _LOOK:
+                rested = False
+            elif not rested:
+                rested = True
+                gc.collect()
+                _heap("malloc_trim", 0)  # what the last requests took is the machine's again: 2 MB after a pull
 
     def _over(self, server: Any, engine: Any, idle: float | None) -> bool:
         """The root folder is gone, or nobody has wanted anything for a while."""
