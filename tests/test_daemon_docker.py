@@ -321,7 +321,6 @@ DIFFERENT: dict[str, dict[str, list[tuple[str, str, str]]]] = {
             ("manifest unknown: manifest unknown", "manifest unknown", "said once"),
         ],
         "volumes and networks": [
-            ("^true {}$", " {}", "the bridge gets its subnet with the first container in it"),
             ('missing required option: "device"', r"a volume with options (type) is not supported", "there are none"),
             (
                 "^(docker: .*nope not found)(.?)$",
