@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import re
 import signal as signals
@@ -278,20 +279,14 @@ class Container:
             raise Conflict("cannot exec in a paused container (use --ignore-paused to override)")
         if status not in ("created", "running", "paused"):
             raise Conflict(f"cannot exec in a {status} container")
-        init = state.open_process(known, "init")
-        if init is None:
-            raise Conflict("cannot exec in a stopped container")
-        try:
+        with prepare.held(known) as init:
             config, group = known["config"], self._cgroup(known)
             filter_ = self._filter(config["linux"].get("seccomp"))
             body = Exec(process, streams=streams, console=console, filter=filter_, preserve=preserve)
             fork = group.fork if group else os.fork
             with prepare.joined(known, init) as wanted:
-                pid, pidfd, line = namespaces.spawn(
-                    wanted, IdMapping(), body.run, fork=fork, enter=lambda: _enter(body)
-                )
-        finally:
-            os.close(init)
+                enter = functools.partial(_enter, body)
+                pid, pidfd, line = namespaces.spawn(wanted, IdMapping(), body.run, fork=fork, enter=enter)
         try:
             line.send({"go": True})
             _stands_still(line, pid, process)
@@ -309,8 +304,7 @@ class Container:
         return pid, pidfd
 
     def pause(self) -> None:
-        group = self._running_group("pause")
-        group.freeze()
+        self._running_group("pause").freeze()
 
     def resume(self) -> None:
         known = self._load()

@@ -129,6 +129,18 @@ def _open_elsewhere(pid: str, path: str) -> int:
 
 
 @contextlib.contextmanager
+def held(known: dict[str, Any]) -> Iterator[int]:
+    """A pidfd of a container's init. Raises Conflict."""
+    init = state.open_process(known, "init")
+    if init is None:
+        raise Conflict("cannot exec in a stopped container")
+    try:
+        yield init
+    finally:
+        os.close(init)
+
+
+@contextlib.contextmanager
 def joined(known: dict[str, Any], init: int) -> Iterator[list[dict[str, Any]]]:
     """The namespaces of a container's init, held open to be joined by another process. Raises Conflict.
 
