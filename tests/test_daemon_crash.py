@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,8 +26,10 @@ from learners import until
 from test_cli_terminal import COMMAND, Terminal
 from users import plain_user
 
+from minirt import api
 from minirt.client import Client
 from minirt.client.place import peer, socket_path, told
+from minirt.client.streams import Attached
 from minirt.errors import MinirtError, NotFound
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="containers need Linux")
@@ -333,3 +336,21 @@ def test_who_came_as_the_door_closed_keeps_the_daemon(root: Path, monkeypatch: p
         assert peer(str(door)) == daemon
     until(lambda: not door.exists() and not aside.exists())
     until(lambda: not Path(f"/proc/{daemon}").exists())
+
+
+def test_what_is_typed_to_who_has_ended_ends_quietly(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The line is closed under the hands of the thread that types: no traceback of it reaches the user."""
+    raised: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", raised.append)
+    send = Attached.send
+
+    def late(self: Attached, data: bytes, wait: bool = False) -> int:
+        wait_for(lambda: self.fileno() < 0)
+        return send(self, data, wait)
+
+    monkeypatch.setattr(Attached, "send", late)
+    api.pull("hello-world")
+    for stdin in None, b"word":
+        assert api.run("hello-world", stdin=stdin).exit_code == 0
+    wait_for(lambda: not [each for each in threading.enumerate() if "_type" in each.name])
+    assert raised == []
