@@ -5,8 +5,6 @@ As docker does (moby/term): what may be their beginning waits for the next key. 
 
 from __future__ import annotations
 
-import re
-
 from minirt.errors import InvalidInput
 
 DETACH_KEYS = "ctrl-p,ctrl-q"
@@ -14,6 +12,8 @@ DETACH_KEYS = "ctrl-p,ctrl-q"
 
 def parse_keys(text: str | None) -> bytes:
     """The bytes of `ctrl-p,ctrl-q` or `a,b`; the default where nothing is given. Raises InvalidInput."""
+    import re
+
     found = b""
     for word in (text or DETACH_KEYS).split(","):
         control = re.fullmatch(r"ctrl-([a-z@\[\\\]^_])", word, re.ASCII)

@@ -15,15 +15,14 @@ publishing, whatever the thread. Actions by box:
 
 from __future__ import annotations
 
-import queue
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
-from types import TracebackType
+from _contextvars import ContextVar
 
 TYPE_CHECKING = False  # typing's own loads for 2 ms
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from contextvars import Token
+    from types import TracebackType
     from typing import Any
 
 
@@ -41,14 +40,17 @@ _listeners: list[Events] = []
 _tag: ContextVar[str] = ContextVar("tag", default="")  # of the request we are at; a daemon has many at once
 
 
-@contextmanager
-def tagged(tag: str) -> Iterator[None]:
+class tagged:
     """What is published here meanwhile belongs to the request of that tag (threads: `contextvars.copy_context`)."""
-    token = _tag.set(tag)
-    try:
-        yield
-    finally:
-        _tag.reset(token)
+
+    def __init__(self, tag: str) -> None:
+        self._wanted = tag
+
+    def __enter__(self) -> None:
+        self._token: Token[str] = _tag.set(self._wanted)
+
+    def __exit__(self, *_: object) -> None:
+        _tag.reset(self._token)
 
 
 class Events:
@@ -58,8 +60,10 @@ class Events:
     """
 
     def __init__(self, tag: str = "") -> None:
+        from queue import SimpleQueue
+
         self._tag = tag
-        self._queue: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
+        self._queue: SimpleQueue[Event | None] = SimpleQueue()
         _listeners.append(self)
 
     def __iter__(self) -> Iterator[Event]:
@@ -67,9 +71,11 @@ class Events:
 
     def next(self, timeout: float) -> Event | None:
         """The next one; None where none comes within `timeout` seconds."""
+        from queue import Empty
+
         try:
             return self._queue.get(timeout=timeout)
-        except queue.Empty:
+        except Empty:
             return None
 
     def close(self) -> None:

@@ -246,7 +246,7 @@ def test_a_cached_run_loads_nothing_slow(root: Path) -> None:
     slow |= {"subprocess", "ctypes", "tempfile", "hashlib", "fractions", "dataclasses", "minirt.cli.progress"}
     assert loaded & slow == set()
     rooms = {name.split(".")[1] for name in loaded if name.startswith("minirt.")}
-    assert rooms <= {"__main__", "child", "cli", "client", "errors", "keys", "trace", "units"}
+    assert rooms <= {"__main__", "child", "cli", "client", "errors", "keys", "lean", "trace", "units"}
 
 
 @pytest.mark.parametrize("subuids", [True, False], ids=["subuids", "one uid"])

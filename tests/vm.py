@@ -22,7 +22,6 @@ import stat
 import subprocess
 import tempfile
 import time
-import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -239,11 +238,8 @@ def _initrd(made: Path) -> bytes:
     for top in ("minirt", "tests"):
         files |= {f"{here}/{path.relative_to(_TOP)}": path for path in (_TOP / top).rglob("*") if path.is_file()}
     files[f"{here}/pyproject.toml"] = _TOP / "pyproject.toml"
-    scripts = tomllib.loads((_TOP / "pyproject.toml").read_text())["project"]["scripts"]
-    for name, where in scripts.items():
-        module, function = where.split(":")
-        text = f"#!/usr/bin/python3\nimport sys\nfrom {module} import {function}\nsys.exit({function}())\n"
-        files[f"brought/usr/bin/{name}"] = text.encode()
+    for name, source in ("minirt", "minirt/__main__.py"), ("minirt-oci", "minirt/runtime/__main__.py"):
+        files[f"brought/usr/bin/{name}"] = (_TOP / source).read_bytes()  # as hatch_build.py has them installed
     for name in WHEELS:
         for file in importlib.metadata.files(name) or []:
             if ".." not in file.parts and Path(file.locate()).is_file():

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import gc
 import os
-import signal
 import sys
-from contextlib import suppress
 
 from minirt.cli.console import Console
 from minirt.cli.flags import Command, UsageError, Values, command
 from minirt.errors import MinirtError, StartError
+from minirt.lean import suppress
 
 TYPE_CHECKING = False  # typing's own loads for 2 ms
 if TYPE_CHECKING:
@@ -179,7 +178,7 @@ def main(argv: list[str] | None = None) -> int:
             return _flushed(0)
         return _flushed(top.handler(console, values, [] if "help" in values else rest) or 0)
     except KeyboardInterrupt:
-        return 128 + signal.SIGINT
+        return 130  # 128 + SIGINT
     except BrokenPipeError:
         # Nobody reads us. Python flushes stdout once more at exit: let that go nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -242,10 +241,9 @@ def _resolve(words: list[str]) -> tuple[str, list[str]]:
 
 
 def _load(verb: str) -> Command:
-    from importlib import import_module
-
     name = "import_" if verb == "import" else verb.replace(" ", "_")
-    found = getattr(import_module(f"minirt.cli.{VERBS[verb][0]}"), name)
+    module = __import__(f"minirt.cli.{VERBS[verb][0]}", fromlist=[name])  # importlib's own loads for 1 ms
+    found = getattr(module, name)
     assert isinstance(found, Command)
     return found
 

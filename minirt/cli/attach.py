@@ -6,21 +6,22 @@ container's too. Its exit status is ours.
 
 from __future__ import annotations
 
+import _signal  # of signal the part in C
+import _thread
 import os
-import signal
 import sys
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext, suppress
-from queue import SimpleQueue
-from threading import Thread
 
 from minirt.cli.console import Console
 from minirt.cli.flags import Values, command
 from minirt.errors import Conflict, MinirtError, StartError
 from minirt.keys import Keys, parse_keys
+from minirt.lean import nullcontext, suppress
 
 TYPE_CHECKING = False  # typing's own loads for 2 ms
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
     from minirt.client.streams import Attached
 
 _FORWARDED = ("SIGINT", "SIGTERM", "SIGQUIT", "SIGHUP", "SIGUSR1", "SIGUSR2")
@@ -150,35 +151,43 @@ class _Proxy:
         self, console: Console, container: str, forwards: bool, follow: Callable[[int, int], None] | None
     ) -> None:
         self._console, self._client, self._container, self._follow = console, console.client, container, follow
-        self._caught: SimpleQueue[int | None] = SimpleQueue()
+        self._sent, self._caught = os.pipe()  # a byte a signal, 0 at the end
+        os.set_blocking(self._caught, False)
         self._previous = {}
-        self._thread: Thread | None = None
+        self._sending = _thread.allocate_lock()
         self.runs = False
         names = (*(_FORWARDED if forwards else ()), *(("SIGWINCH",) if follow else ()))
-        for number in (getattr(signal, name) for name in names):
-            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup's wish stands
-                self._previous[number] = signal.signal(number, lambda number, _frame: self._caught.put(number))
+        for number in (getattr(_signal, name) for name in names):
+            if _signal.getsignal(number) != _signal.SIG_IGN:  # nohup's wish stands
+                self._previous[number] = _signal.signal(number, lambda number, _frame: self._catch(number))
+
+    def _catch(self, number: int) -> None:
+        with suppress(BlockingIOError):  # thousands wait already
+            os.write(self._caught, bytes([number]))
 
     def started(self) -> None:
         """The container runs: send what was and will be caught, and our terminal's size."""
         self.runs = True
         if self._follow:
-            self._caught.put(signal.SIGWINCH)
-        self._thread = Thread(target=self._send, daemon=True)
-        self._thread.start()
+            self._catch(_signal.SIGWINCH)
+        self._sending.acquire()
+        _thread.start_new_thread(self._send, ())
 
     def _send(self) -> None:
-        interrupts = 0
-        for number in iter(self._caught.get, None):
-            with suppress(MinirtError):  # it has just exited
-                if number == signal.SIGWINCH:
-                    self._resize()
-                    continue
-                interrupts += number == signal.SIGINT
-                if interrupts == _PATIENCE:
-                    self._console.warn("minirt: interrupted three times: killing the container")
-                    number = signal.SIGKILL
-                self._client.kill(self._container, number)
+        try:
+            interrupts = 0
+            while number := os.read(self._sent, 1)[0]:
+                with suppress(MinirtError):  # it has just exited
+                    if number == _signal.SIGWINCH:
+                        self._resize()
+                        continue
+                    interrupts += number == _signal.SIGINT
+                    if interrupts == _PATIENCE:
+                        self._console.warn("minirt: interrupted three times: killing the container")
+                        number = _signal.SIGKILL
+                    self._client.kill(self._container, number)
+        finally:
+            self._sending.release()
 
     def _resize(self) -> None:
         from minirt.cli.terminal import size
@@ -189,8 +198,10 @@ class _Proxy:
 
     def close(self) -> None:
         """Signals are ours again; those that came are sent."""
-        self._caught.put(None)
-        if self._thread:
-            self._thread.join(_GRACE)
+        self._catch(0)
+        over = self._sending.acquire(timeout=_GRACE)
         for number, handler in self._previous.items():
-            signal.signal(number, handler)
+            _signal.signal(number, handler)
+        if over:  # else it still reads
+            os.close(self._sent)
+            os.close(self._caught)

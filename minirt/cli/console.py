@@ -6,12 +6,13 @@ Text from an image, a registry or a container never moves the terminal's cursor:
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
 
 from minirt.errors import MinirtError, NotFound, Unsupported
 
 TYPE_CHECKING = False  # typing's own loads for 2 ms
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from minirt.client import Client
 
 

@@ -8,8 +8,6 @@ environment (env files, seccomp profiles, relative paths) is done here; everythi
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Callable
 
 from minirt.cli import words
 from minirt.cli.flags import UsageError, Values
@@ -17,6 +15,7 @@ from minirt.errors import InvalidInput, Unsupported
 
 TYPE_CHECKING = False  # typing's own loads for 2 ms
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 OPTIONS = """
@@ -223,6 +222,8 @@ def _read(values: Values, name: str, word: str, read: Callable[[str], Any]) -> A
     try:
         return read(word)
     except ValueError as error:
+        import re
+
         short = re.search(rf"-\w, (?=--{name} )", OPTIONS)
         spelled = f"{short[0] if short else ''}--{name}"
         raise UsageError(f'invalid argument "{word}" for "{spelled}" flag: {error}') from None

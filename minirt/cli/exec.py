@@ -6,9 +6,7 @@ import time
 
 from minirt.cli.attach import Session, check_terminal
 from minirt.cli.console import Console
-from minirt.cli.create import environment
 from minirt.cli.flags import Values, command
-from minirt.cli.terminal import size
 from minirt.errors import MinirtError, StartError
 
 TYPE_CHECKING = False  # typing's own loads for 2 ms
@@ -40,7 +38,7 @@ def exec(console: Console, values: Values, arguments: list[str]) -> int:
     body: dict[str, Any] = {
         "Cmd": arguments[1:],
         "Tty": tty,
-        "Env": environment(values),
+        "Env": _environment(values),
         "User": values["user"] or "",
         "WorkingDir": values["workdir"] or "",
         "Privileged": values["privileged"],
@@ -66,8 +64,20 @@ def exec(console: Console, values: Values, arguments: list[str]) -> int:
         forwards=False,
         follow=lambda width, height: client.resize_exec(identity, width, height),
     )
-    window = size() if tty else None
+    window = None
+    if tty:
+        from minirt.cli.terminal import size
+
+        window = size()
     return session.run(lambda: client.start_exec(identity, tty, window), lambda: _code(console, identity))
+
+
+def _environment(values: Values) -> list[str]:
+    if not values["env"] and not values["env-file"]:
+        return []
+    from minirt.cli.create import environment
+
+    return environment(values)
 
 
 def _code(console: Console, identity: str) -> int:

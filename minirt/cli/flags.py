@@ -14,23 +14,22 @@ hold somebody else's command (`run`), options end at the first argument.
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Callable
 
 from minirt.errors import InvalidInput
 
 TYPE_CHECKING = False  # typing's own loads for 2 ms
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from minirt.cli.console import Console
 
-_OPTION = re.compile(r"(?:-(\w), )?--([\w-]+)(?: ([\w-]+))?  +(\S.*)")
 _TRUTH = dict.fromkeys(("1", "t", "T", "TRUE", "true", "True"), True)
 _TRUTH |= dict.fromkeys(("0", "f", "F", "FALSE", "false", "False"), False)
 
 Values = dict[str, "Any"]
-Handler = Callable[["Console", Values, list[str]], int | None]
+if TYPE_CHECKING:
+    Handler = Callable[[Console, Values, list[str]], int | None]
 
 
 class UsageError(InvalidInput):
@@ -67,6 +66,15 @@ class Option:  # a dataclass, and a named tuple too, would load for longer than 
             wanted = "true or false" if self.kind == "switch" else "a number"
             raise UsageError(f'invalid argument "{text}" for "{self.spelled}" flag: not {wanted}') from None
         values[self.name] = [*values[self.name], value] if self.kind == "list" else value
+
+
+def _option(line: str) -> Option:
+    """Of its line in the help. Without a regular expression: to load re takes longer than all the rest of a parse."""
+    spelled, _, help = line.partition("  ")
+    short, comma, long = spelled.rpartition(", ")
+    name, _, kind = long.partition(" ")
+    assert name.startswith("--") and help and len(short) == 2 * len(comma) / len(", "), line
+    return Option(short.removeprefix("-"), name.removeprefix("--"), kind or "switch", help.lstrip())
 
 
 class Command:
@@ -168,7 +176,5 @@ class Command:
 
 def command(usage: str = "", options: str = "", **settings: Any) -> Callable[[Handler], Command]:
     """Declare a verb: a decorator that makes a `Command` of its handler."""
-    matches = [_OPTION.fullmatch(line.strip()) for line in options.splitlines() if line.strip()]
-    parsed = tuple(Option(m[1] or "", m[2], m[3] or "switch", m[4]) for m in matches if m)
-    assert len(parsed) == len(matches), options
+    parsed = tuple(_option(line.strip()) for line in options.splitlines() if line.strip())
     return lambda handler: Command(handler, usage, parsed, **settings)

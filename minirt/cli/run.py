@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import ExitStack
 
 from minirt.cli.attach import Session, check_terminal
 from minirt.cli.console import Console
@@ -58,9 +57,10 @@ def _session(
 ) -> int:
     """Attach, begin to wait, start, in docker's order, so that nothing it says or does is missed; its exit status."""
     client = console.client
-    with ExitStack() as stack:
-        attached = stack.enter_context(client.attach(container, tty, keys=keys, **streams))
-        waiting = stack.enter_context(client.waiting(container, "removed" if removed else "next-exit"))
+    with (
+        client.attach(container, tty, keys=keys, **streams) as attached,
+        client.waiting(container, "removed" if removed else "next-exit") as waiting,
+    ):
 
         def begin() -> Attached:
             client.start(container)

@@ -10,12 +10,13 @@ import errno
 import os
 import select
 import stat
-from collections.abc import Sequence
 
 from minirt.errors import MinirtError
 
 TYPE_CHECKING = False  # typing's own loads for 2 ms
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from minirt.client.streams import Attached
     from minirt.keys import Keys
 

@@ -8,28 +8,34 @@ Sources: docker's reference of `docker run`, docker/go-units, strconv's and enco
 from __future__ import annotations
 
 import os
-import re
 
 from minirt.errors import InvalidInput
 
 TYPE_CHECKING = False  # typing's own loads for 2 ms
 if TYPE_CHECKING:
+    from re import Match
     from typing import Any
 
 LIMITS = """core cpu data fsize locks memlock msgqueue nice nofile nproc rss rtprio rttime sigpending stack"""
-# Patterns are compiled where they are used: most command lines need none.
-_SIZE = r"([0-9]+(?:\.[0-9]+)?) ?([kmgtp]?)i?b?"
+_SIZE = r"(?ia)([0-9]+(?:\.[0-9]+)?) ?([kmgtp]?)i?b?"
 _RULE = r"[acb] ([0-9]+|\*):([0-9]+|\*) [rwm]{1,3}"
 _NAME = "[a-z0-9](?:[a-z0-9-]*[a-z0-9])?"
-_DOMAIN = rf"{_NAME}(?:\.{_NAME})*\.?"
+_DOMAIN = rf"(?ia){_NAME}(?:\.{_NAME})*\.?"
 _SYSCTLS = "msgmax msgmnb msgmni sem shmall shmmax shmmni shm_rmid_forced"
 _TRUTH = dict.fromkeys(("1", "t", "T", "TRUE", "true", "True"), True)
 _TRUTH |= dict.fromkeys(("0", "f", "F", "FALSE", "false", "False"), False)
 
 
+def _match(pattern: str, text: str) -> Match[str] | None:
+    """`re.fullmatch`; re is loaded, and a pattern compiled, where one is used: most command lines need none."""
+    import re
+
+    return re.fullmatch(pattern, text)
+
+
 def size(text: str) -> int:
     """Bytes; units are of 1024, written short or long: `512m`, `1.5GiB`."""
-    match = re.fullmatch(_SIZE, text, re.I | re.ASCII)
+    match = _match(_SIZE, text)
     if not match:
         raise ValueError(f"invalid size: '{text}'")
     return int(float(match[1]) * 1024.0 ** " kmgtp".index(match[2].lower() or " "))
@@ -76,7 +82,7 @@ def ulimit(text: str) -> dict[str, Any]:
 
 def whole(text: str) -> int:
     """An integer as Go reads one: ASCII digits, a sign, 64 bits."""
-    if not re.fullmatch("[+-]?[0-9]{1,19}", text, re.ASCII):
+    if not _match("[+-]?[0-9]{1,19}", text):
         raise ValueError(f'strconv.ParseInt: parsing "{text}": invalid syntax')
     if not -(2**63) <= int(text) < 2**63:
         raise ValueError(f'strconv.ParseInt: parsing "{text}": value out of range')
@@ -122,7 +128,7 @@ def _may(text: str) -> bool:
 
 def device_rule(text: str) -> str:
     """`c 188:* rw`: a rule of the devices cgroup."""
-    if not re.fullmatch(_RULE, text, re.ASCII):
+    if not _match(_RULE, text):
         raise ValueError(f"invalid device cgroup format '{text}'")
     return text
 
@@ -142,7 +148,7 @@ def domain(text: str) -> str:
     text = text.strip(" ")
     if text == ".":
         return text
-    if not re.fullmatch(_DOMAIN, text, re.I | re.ASCII) or len(text) > 254 or not re.search("[a-z]", text, re.I):
+    if not _match(_DOMAIN, text) or len(text) > 254 or not _match(".*[a-zA-Z].*", text):
         raise ValueError(f"{text} is not a valid domain")
     return text
 
@@ -190,7 +196,7 @@ def stream(text: str) -> str:
 
 def namespace(option: str, text: str, *allowed: str, container: bool = True) -> str:
     """A namespace's mode: one of `allowed`, or with `container` another container's."""
-    if text and text not in allowed and not (container and re.fullmatch("container:.+", text, re.S)):
+    if text and text not in allowed and not (container and _match("(?s)container:.+", text)):
         raise ValueError(
             f"--{option}: invalid {({'userns': 'USER', 'cgroupns': 'CGROUP'}).get(option, option.upper())} mode"
         )
@@ -216,7 +222,7 @@ def expose(text: str) -> list[str]:
     if ":" in text:
         raise ValueError(f"invalid port format for --expose: {text}")
     first, dash, last = ports.partition("-")
-    if not all(re.fullmatch("[0-9]{1,5}", end, re.ASCII) for end in (first, last if dash else first)):
+    if not all(_match("[0-9]{1,5}", end) for end in (first, last if dash else first)):
         raise ValueError(f"invalid range format for --expose: {text}")
     start, end = int(first), int(last if dash else first)
     if not start <= end < 1 << 16:
@@ -288,7 +294,7 @@ def _put(made: dict[str, Any], options: dict[str, dict[str, Any]], key: str, val
     elif key == "tmpfs-size":
         options.setdefault("tmpfs", {})["SizeBytes"] = size(value)
     elif key == "tmpfs-mode":
-        if not re.fullmatch("[0-7]{1,10}", value, re.ASCII):
+        if not _match("[0-7]{1,10}", value):
             raise ValueError(f'strconv.ParseUint: parsing "{value}": invalid syntax')
         options.setdefault("tmpfs", {})["Mode"] = int(value, 8)
     elif key.startswith("volume-"):
@@ -329,7 +335,7 @@ def _profile(path: str) -> str:
 def restart(text: str) -> dict[str, Any]:
     """A restart policy: `no`, `always`, `unless-stopped`, `on-failure[:times]`."""
     name, _, times = text.partition(":")
-    if times and not re.fullmatch("[+-]?[0-9]{1,18}", times, re.ASCII):
+    if times and not _match("[+-]?[0-9]{1,18}", times):
         raise ValueError("maximum retry count must be an integer")
     return {"Name": name, "MaximumRetryCount": int(times or 0)}
 
@@ -346,13 +352,14 @@ def moment(text: str | None) -> str:
     """
     if not text:
         return ""
-    units = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
-    if re.fullmatch(r"([0-9.]+(h|m|s|ms|us|ns))+", text):
-        import time
+    import re
+    import time
 
+    units = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
+    if _match(r"([0-9.]+(h|m|s|ms|us|ns))+", text):
         ago = sum(float(number) * units[unit] for number, unit in re.findall(r"([0-9.]+)(ms|us|ns|h|m|s)", text))
         return f"{time.time() - ago:.9f}"
-    if re.fullmatch(r"[0-9]+(\.[0-9]{1,9})?", text):
+    if _match(r"[0-9]+(\.[0-9]{1,9})?", text):
         return text
     import datetime
 

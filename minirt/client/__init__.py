@@ -14,12 +14,9 @@ Loads nothing it does not use: its start is the user's wait.
 
 from __future__ import annotations
 
-import json
+import _thread
 import os
 import sys
-import threading
-from collections.abc import Callable, Iterable, Iterator
-from types import TracebackType
 
 from minirt import trace
 from minirt.client import place
@@ -29,10 +26,13 @@ from minirt.client.http import Connection, Lost
 from minirt.client.images import Images
 from minirt.client.place import default_root
 from minirt.errors import InvalidInput, MinirtError, NotFound, Unsupported
+from minirt.lean import dumps
 
 TYPE_CHECKING = False  # typing's own loads for 2 ms
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from pathlib import Path
+    from types import TracebackType
     from typing import Any
 
     from minirt.client.streams import Attached
@@ -61,7 +61,7 @@ class Client(Images, Files):
         self._hub, self._throttle, self._tell = hub or os.environ.get("MINIRT_HUB"), throttle, tell
         self._idle: list[Connection] = []
         self._tracer: Tracer | None = None
-        self._lock = threading.Lock()
+        self._lock = _thread.allocate_lock()
         self._count = 0
 
     def close(self) -> None:
@@ -108,8 +108,8 @@ class Client(Images, Files):
         """The answer's head is there, and is no error. `body`: JSON, or an iterable of bytes."""
         target = path + spelled(query or {})
         headers, data = dict(headers or {}), body
-        if body is not None and (isinstance(body, dict) or not isinstance(body, Iterable)):
-            data = json.dumps(body).encode()
+        if body is not None and (isinstance(body, dict) or not hasattr(body, "__iter__")):
+            data = dumps(body).encode()
             headers["Content-Type"] = "application/json"
         return Answer(self, method, target, headers, data)
 

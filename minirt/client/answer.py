@@ -5,19 +5,18 @@ Sources: Engine API 1.44 reference, "Errors"; docker/cli cli/command/container/r
 
 from __future__ import annotations
 
-import json
 import os
 import time
-from collections.abc import Iterator
-from contextlib import suppress
-from types import TracebackType
 
 from minirt import trace
 from minirt.client.http import Connection, Lost, Response
 from minirt.errors import Conflict, InvalidInput, MinirtError, NotFound, StartError, Unauthorized, Unsupported
+from minirt.lean import dumps, loads, suppress
 
 TYPE_CHECKING = False  # typing's own loads for 2 ms
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import TracebackType
     from typing import Any, BinaryIO
 
     from minirt.client import Client
@@ -148,7 +147,7 @@ def spelled(query: dict[str, Any]) -> str:
         for each in value if isinstance(value, list) else [value]:
             if each is None or each is False or each == "" or each == {}:
                 continue
-            text = "1" if each is True else json.dumps(each) if isinstance(each, dict) else str(each)
+            text = "1" if each is True else dumps(each) if isinstance(each, dict) else str(each)
             words.append(f"{name}={quoted(text)}")
     return "?" + "&".join(words) if words else ""
 
@@ -196,13 +195,13 @@ def login(domain: str) -> dict[str, str]:
         "identitytoken": found.identity_token,
         "serveraddress": HUB_KEYS[0] if domain == "docker.io" else domain,
     }
-    return {"X-Registry-Auth": urlsafe_b64encode(json.dumps(shown).encode()).decode()}
+    return {"X-Registry-Auth": urlsafe_b64encode(dumps(shown).encode()).decode()}
 
 
 def path_stat(head: Response) -> dict[str, Any]:
     from base64 import b64decode
 
-    return dict(json.loads(b64decode(head.headers["x-docker-container-path-stat"])))
+    return dict(loads(b64decode(head.headers["x-docker-container-path-stat"])))
 
 
 def exec_body(detach: bool, tty: bool, size: tuple[int, int] | None) -> dict[str, Any]:

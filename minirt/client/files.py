@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-
 from minirt.client.answer import part, path_stat
 
 TYPE_CHECKING = False  # typing's own loads for 2 ms
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
     from typing import Any
 
     from minirt.client.answer import Answer

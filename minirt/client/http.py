@@ -1,20 +1,23 @@
 """HTTP over a unix socket, as much as the Engine API needs: one request, its answer, or the bare stream behind it.
 
-Small, because it is on the way of every `minirt run`: http.client alone loads for longer than a container starts.
+Small, because it is on the way of every `minirt run`: http.client alone loads for longer than a container starts, and
+socket for as long as half the interpreter; `_socket` is the part of it in C.
 Source: RFC 9112. Taught in chapter 04.
 """
 
 from __future__ import annotations
 
-import json
+import _socket
 import select
-import socket
-from collections.abc import Iterable, Iterator
 
 from minirt.errors import MinirtError
+from minirt.lean import loads
 
 TYPE_CHECKING = False  # typing's own loads for 2 ms
 if TYPE_CHECKING:
+    import socket
+    from collections.abc import Iterable, Iterator
+    from io import BufferedReader
     from typing import Any
 
 _LINE = 1 << 16
@@ -94,7 +97,7 @@ class Response:
     def json(self) -> Any:
         data = self.read()
         try:
-            return json.loads(data) if data.strip() else None
+            return loads(data) if data.strip() else None
         except ValueError as error:
             raise MinirtError(f"the daemon's answer is not JSON: {data[:80]!r}") from error
 
@@ -103,9 +106,9 @@ class Response:
         rest = b""
         for data in self.chunks():
             *lines, rest = (rest + data).split(b"\n")
-            yield from (json.loads(line) for line in lines if line.strip())
+            yield from (loads(line) for line in lines if line.strip())
         if rest.strip():
-            yield json.loads(rest)
+            yield loads(rest)
 
 
 class Connection:
@@ -113,13 +116,13 @@ class Connection:
 
     def __init__(self, path: str) -> None:
         """Raises OSError."""
-        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
         try:
             self.socket.connect(path)
         except BaseException:
             self.socket.close()
             raise
-        self.file = self.socket.makefile("rb")
+        self.file: BufferedReader = open(self.socket.fileno(), "rb", closefd=False)  # noqa: SIM115  ours until `close`
 
     @classmethod
     def over(cls, line: socket.socket) -> Connection:

@@ -14,23 +14,22 @@ Source: XDG base directory specification. Taught in chapter 04.
 
 from __future__ import annotations
 
-import contextlib
+import _socket
 import os
-import select
-import socket
 import sys
 import time
-from collections.abc import Callable
 
-from minirt import child
 from minirt.client.http import Connection
 from minirt.errors import InvalidInput, MinirtError, StoreError
+from minirt.lean import suppress
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
-StrPath = str | os.PathLike[str]  # pathlib itself loads for 3 ms, with all of urllib.parse
+    StrPath = str | os.PathLike[str]  # pathlib itself loads for 3 ms, with all of urllib.parse
+
 _PATIENCE = 30.0  # seconds for a daemon to be there
 _LONGEST = 55  # bytes of XDG_RUNTIME_DIR: a socket's whole path has 107 at most, unix(7)
 _IDLE = "600"  # seconds after which one that we started ends, when nobody wants it and nothing runs
@@ -91,7 +90,7 @@ def _make(root: StrPath) -> None:
     """The root folder, which others may not look into; those above it as usual."""
     if not os.path.isdir(root):
         os.makedirs(os.path.dirname(os.path.abspath(root)), exist_ok=True)
-        with contextlib.suppress(FileExistsError):
+        with suppress(FileExistsError):
             os.mkdir(root, 0o700)
 
 
@@ -110,7 +109,7 @@ def _usual_root() -> str | None:
 
 def _runtime_folder() -> str:
     given, user = os.environ.get("XDG_RUNTIME_DIR", ""), os.geteuid()
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         if given.startswith("/") and len(os.fsencode(given)) <= _LONGEST and os.stat(given).st_uid == user:
             return os.path.join(given, "minirt")
     if user == 0 and os.access("/run", os.W_OK):
@@ -123,7 +122,7 @@ def connect(root: str, host: str | None, hub: str, tell: Callable[[str], None] |
 
     `tell` gets a line when one was started. Raises MinirtError.
     """
-    if not hasattr(socket, "AF_UNIX"):
+    if not hasattr(_socket, "AF_UNIX"):
         return _within(root, hub)
     if host is not None:
         try:
@@ -135,7 +134,7 @@ def connect(root: str, host: str | None, hub: str, tell: Callable[[str], None] |
     end = time.monotonic() + _PATIENCE
     while time.monotonic() < end:
         for place in (told(root), *(() if _writable(root) else (path,))):
-            with contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
+            with suppress(FileNotFoundError, ConnectionRefusedError):
                 try:
                     return Connection(place)
                 except PermissionError as error:
@@ -163,6 +162,8 @@ def told(root: StrPath) -> str:
 
 def peer(path: str) -> int:
     """The pid of who listens on a socket. Raises OSError. Source: unix(7), SO_PEERCRED."""
+    import socket
+
     with socket.socket(socket.AF_UNIX) as line:
         line.connect(path)
         return int.from_bytes(line.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 4), sys.byteorder)
@@ -170,6 +171,10 @@ def peer(path: str) -> int:
 
 def _start(root: str, path: str, hub: str) -> int:
     """Start a daemon that outlives us; its pid once it answers, 0 where there is one already. Raises StoreError."""
+    import select
+
+    from minirt import child
+
     read, write = os.pipe()
     os.set_inheritable(write, True)
     log = os.path.join(root, "daemon.log") if _writable(root) else os.devnull
@@ -207,6 +212,7 @@ def _start(root: str, path: str, hub: str) -> int:
 
 def _within(root: str, hub: str) -> Connection:
     """Where there are no unix sockets (Windows), the daemon's half of the conversation runs in this process."""
+    import socket
     from importlib import import_module
     from threading import Thread
 

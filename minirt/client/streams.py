@@ -6,11 +6,15 @@ the bytes. Source: Engine API 1.44 reference, "ContainerAttach". Taught in chapt
 
 from __future__ import annotations
 
-import contextlib
-import socket
-from collections.abc import Iterator
+import _socket
 
-from minirt.client.http import Connection
+from minirt.lean import suppress
+
+TYPE_CHECKING = False  # typing's own loads for 2 ms
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from minirt.client.http import Connection
 
 _CHUNK = 65536
 _NAMES = {1: "stdout", 2: "stderr"}
@@ -42,7 +46,7 @@ class Attached:
     def __init__(self, connection: Connection, tty: bool) -> None:
         self._connection, self._first = connection, connection.taken()
         self._frames = None if tty else Frames()
-        self.socket: socket.socket = connection.socket
+        self.socket = connection.socket
         self._taking = True
 
     def fileno(self) -> int:
@@ -78,7 +82,7 @@ class Attached:
             if wait:
                 self.socket.sendall(data)
                 return len(data)
-            return self.socket.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            return self.socket.send(data, _socket.MSG_DONTWAIT | _socket.MSG_NOSIGNAL)
         except BlockingIOError:
             return 0
         except (BrokenPipeError, ConnectionResetError):
@@ -87,8 +91,8 @@ class Attached:
 
     def end_input(self) -> None:
         """Nothing more will be typed; what is written still comes."""
-        with contextlib.suppress(OSError):
-            self.socket.shutdown(socket.SHUT_WR)
+        with suppress(OSError):
+            self.socket.shutdown(_socket.SHUT_WR)
 
     def close(self) -> None:
         self._connection.close()
