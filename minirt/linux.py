@@ -277,10 +277,14 @@ def bpf_device_programs(group: int) -> list[int]:
     return [_bpf(13, struct.pack("=III", number, 0, 0)) for number in struct.unpack_from(f"={count}I", ids)]
 
 
-def fork_into(group: int) -> int:
-    """os.fork(2) of a single-threaded process, with the child in the v2 cgroup behind `group`, clone3(2)."""
-    # flags CLONE_INTO_CGROUP; exit_signal SIGCHLD; the eleventh word is the group
-    how = struct.pack("=11Q", 0x200000000, 0, 0, 0, 17, 0, 0, 0, 0, 0, group)
+def fork(flags: int = 0, group: int = -1) -> int:
+    """os.fork(2) of a single-threaded process, with the child in new namespaces (CLONE_NEW…, of which a time and a user
+    namespace are not meant), and in the v2 cgroup behind `group`, clone3(2)."""
+    if not flags and group < 0:
+        return os.fork()
+    into = 0x200000000 if group >= 0 else 0  # CLONE_INTO_CGROUP
+    # flags; exit_signal SIGCHLD; the eleventh word is the group
+    how = struct.pack("=11Q", flags | into, 0, 0, 0, 17, 0, 0, 0, 0, 0, max(0, group))
     pythonapi.PyOS_BeforeFork()
     pid = -1
     try:

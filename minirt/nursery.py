@@ -71,8 +71,8 @@ class Nursery:
         os.waitpid(self._pid, 0)
 
 
-def serve(become: Callable[..., int]) -> None:
-    """Fork a child for each request until the line ends; `become` gets its arguments, and gives its exit status."""
+def serve(become: Callable[..., int], fork: Callable[..., int] = lambda *arguments: os.fork()) -> None:
+    """`fork` a child for each request until the line ends; `become` gets its arguments, and gives its exit status."""
     os.setsid()
     os.chdir("/")
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how a child ended: the kernel reaps it
@@ -82,13 +82,14 @@ def serve(become: Callable[..., int]) -> None:
         message, fds, _, _ = socket.recv_fds(line, _MESSAGE, _MOST, socket.MSG_CMSG_CLOEXEC)
         if not message:
             return
-        if os.fork() == 0:
-            _become(become, message, fds)
+        arguments = json.loads(message)
+        if fork(*arguments) == 0:
+            _become(become, arguments, fds)
         for fd in fds:
             os.close(fd)
 
 
-def _become(become: Callable[..., int], message: bytes, fds: list[int]) -> NoReturn:
+def _become(become: Callable[..., int], arguments: list[str], fds: list[int]) -> NoReturn:
     status = 125
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -97,6 +98,6 @@ def _become(become: Callable[..., int], message: bytes, fds: list[int]) -> NoRet
         for number, fd in enumerate([os.dup2(fd, away + number) for number, fd in enumerate(fds)]):
             os.dup2(fd, number)
             os.close(fd)
-        status = become(*json.loads(message))
+        status = become(*arguments)
     finally:
         os._exit(status)

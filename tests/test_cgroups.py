@@ -141,8 +141,9 @@ def test_forked_child_is_born_in_the_group(group: Cgroup) -> None:
 import os, sys
 sys.path.insert(0, {str(Path(cgroups.__file__).parents[3])!r})
 from minirt.runtime.cgroups import Cgroup
-pid = Cgroup.from_json({group.to_json()}).fork()
+pid, enter = Cgroup.from_json({group.to_json()}).fork()
 if pid == 0:
+    enter()
     os._exit(3 if all("/minirt-cgroups-test" in line for line in open("/proc/self/cgroup")) else 4)
 print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 """

@@ -37,8 +37,9 @@ import json, subprocess, os
 from minirt.runtime import cgroups
 group = cgroups.locate("", "vmtest", systemd=False, rootless=True)
 group.create({"pids": {"limit": 9}})
-pid = group.fork()
+pid, enter = group.fork()
 if pid == 0:
+    enter()
     os._exit(0 if open("/proc/self/cgroup").read().endswith("/minirt-vmtest\\n") else 1)
 print(json.dumps({"unit": group.unit, "code": os.waitpid(pid, 0)[1], "pids": group.stats()["pids"]["limit"]}))
 group.delete()

@@ -79,10 +79,12 @@ def start(
             raise Conflict("the container is already running")
         for name in ("run.json", "exit.json"):
             (folder / name).unlink(missing_ok=True)
-        _check_mapping(folder, ids)
-        return _start(
-            folder, (stdin, stdout, stderr), attached(), by or spawn, {"open_stdin": stdin is not None} | options
-        )
+        config = state.read_json(str(folder / "config.json")) or {}
+        snapshot = state.read_json(str(folder / "rootfs.json")) or {}
+        _check_mapping(config, snapshot, ids)
+        alone = "alone" if _alone(config, snapshot) else ""
+        options = {"open_stdin": stdin is not None} | options
+        return _start(folder, alone, (stdin, stdout, stderr), attached(), by or spawn, options)
 
 
 @contextlib.contextmanager
@@ -115,7 +117,15 @@ def hold(folder: Path, patience: float = 60) -> Iterator[None]:
         os.close(fd)
 
 
-def _start(folder: Path, streams: Streams, attached: Sequence[Attached], by: Spawn, options: dict[str, Any]) -> int:
+def _alone(config: dict[str, Any], snapshot: dict[str, Any]) -> bool:
+    """Whether the shim can be born as pid 1 of a pid namespace: nobody has to do anything before."""
+    kinds = {entry["type"]: entry.get("path") for entry in config.get("linux", {}).get("namespaces", ())}
+    return os.geteuid() == 0 and snapshot.get("kind") != "proot" and not kinds.get("pid", "shared")
+
+
+def _start(
+    folder: Path, alone: str, streams: Streams, attached: Sequence[Attached], by: Spawn, options: dict[str, Any]
+) -> int:
     options["attached"] = [[fd is not None for fd in theirs] for theirs, _ in attached]
     status_read, status_write = os.pipe()
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
@@ -124,7 +134,7 @@ def _start(folder: Path, streams: Streams, attached: Sequence[Attached], by: Spa
         for theirs, line in attached:
             fds += [*(fd for fd in theirs if fd is not None), line]
         try:
-            by([str(folder.absolute()), json.dumps(options)], fds)
+            by([str(folder.absolute()), json.dumps(options), alone], fds)
         finally:
             os.close(status_write)
         with os.fdopen(status_read, "rb", closefd=False) as pipe:
@@ -145,7 +155,7 @@ def spawn(arguments: list[str], fds: list[int]) -> None:
         program, *moved = [_above(fd, len(fds) + 1, opened) for fd in (opened[0], *fds)]
         pid = os.posix_spawn(
             f"/proc/self/fd/{program}",
-            child.command("minirt.runtime.entry", *arguments),
+            child.command("minirt.runtime.entry", *arguments[:2]),
             os.environ,
             file_actions=[(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(moved)],
         )
@@ -155,11 +165,10 @@ def spawn(arguments: list[str], fds: list[int]) -> None:
     os.waitpid(pid, 0)
 
 
-def _check_mapping(folder: Path, ids: IdMapping) -> None:
+def _check_mapping(config: dict[str, Any], snapshot: dict[str, Any], ids: IdMapping) -> None:
     """The layers and the bundle were made for one id mapping; under another, owners would be wrong."""
-    if (state.read_json(str(folder / "rootfs.json")) or {}).get("idmap"):
+    if snapshot.get("idmap"):
         return  # the layers are root's, whatever the container's mapping
-    config = state.read_json(str(folder / "config.json")) or {}
     rows = config.get("linux", {}).get("uidMappings", [])
     if tuple((row["containerID"], row["hostID"], row["size"]) for row in rows) != ids.uids:
         raise StartError("the container was created with another id mapping: create it again")

@@ -1,7 +1,7 @@
 """The entry: what stands between a starter and a shim for a moment, so that no starter has to reap a shim.
 
 It becomes root over the user's ids (rootless), makes the pid namespace that the shim is pid 1 of, forks it and exits.
-Taught in chapter 08.
+Where a launcher has made that, which reaps nobody, it becomes the shim itself. Taught in chapter 08.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ def main(folder: str, options: str) -> NoReturn:
             if os.fork() == 0:
                 proot.Shim(folder, config, snapshot, asked, False).run()
             os._exit(0)
+        if os.getpid() == 1:
+            Shim(folder, config, snapshot, asked, False).run()
         inside = prepare.enter_user_namespace(config)
         if any(entry["type"] == "pid" and not entry.get("path") for entry in config["linux"]["namespaces"]):
             linux.unshare(linux.CLONE_NEWPID)  # else it shares one that has to be reached from here, setns(2)

@@ -30,7 +30,7 @@ class Init(Process):
     we may not reach them ourselves: detached, by their place in `mounts`, -1 for the root file system."""
 
     STEPS = (
-        "session", "settings", "root_file_system", "mounts", "devices", "runtime_hooks", "container_hooks",
+        "session", "names", "root_file_system", "mounts", "devices", "runtime_hooks", "settings", "container_hooks",
         "working_directory", "masks", "pivot", "streams", "console", "label", "limits", "privileges", "wait", "command",
     )  # fmt: skip
 
@@ -49,12 +49,17 @@ class Init(Process):
 
             self.hooks = hooks
 
-    def settings(self) -> None:
-        """The names, the kernel settings and the loopback device of the namespaces."""
+    def names(self) -> None:
+        """The names and the loopback device of the namespaces."""
         if "uts" in self.made or self.config.get("hostname"):
             linux.sethostname(self.config.get("hostname") or "")
         if self.config.get("domainname"):
             linux.setdomainname(self.config["domainname"])
+        if "network" in self.made:
+            _raise_loopback()
+
+    def settings(self) -> None:
+        """The kernel's, of the namespaces; after the parent has connected the network: what is asked for counts."""
         for key, value in (self.linux.get("sysctl") or {}).items():
             path = "/proc/sys/" + (key if "/" in key else key.replace(".", "/"))
             try:
@@ -64,8 +69,6 @@ class Init(Process):
                     file.write(value)
             except OSError as error:
                 raise StartError(f"sysctl {key}={value}: {error.strerror}") from error
-        if "network" in self.made:
-            _raise_loopback()
 
     def root_file_system(self) -> None:
         """A mount of its own for the root, which is what pivot_root(2) takes; nothing of ours reaches the machine's.

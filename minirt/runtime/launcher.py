@@ -1,18 +1,21 @@
-"""The launcher: the nursery (minirt/nursery.py) of shims. It has their code loaded and forks an entry a container.
+"""The launcher: the nursery (minirt/nursery.py) of shims. It has their code loaded and makes one a container.
 
-    daemon ──requests──▶ launcher ──fork──▶ entry ──fork──▶ shim
+    daemon ──requests──▶ launcher ──clone──▶ shim                   root's, with a pid namespace of its own
+                                  ──fork──▶ entry ──fork──▶ shim    others
 
-It runs from the sealed interpreter, and so do they. A request is `[folder, options]`, with the descriptors that become
-the shim's 0, 1, 2… (see shim.py). Taught in chapter 08.
+It runs from the sealed interpreter, and so do they. A request is `[folder, options, "alone" or ""]` (see
+`container.start`), with the descriptors that become the shim's 0, 1, 2… (see shim.py). Taught in chapter 08.
 """
 
 from __future__ import annotations
 
 import codecs
+import contextlib
 import os
 import resource
 from typing import NoReturn
 
+from minirt import linux
 from minirt.nursery import Nursery, serve
 
 
@@ -33,8 +36,14 @@ def main(soft: str, hard: str) -> None:
     if os.geteuid() == 0:
         from minirt.runtime.network import bridge  # noqa: F401
 
-    def become(folder: str, options: str) -> NoReturn:
+    def fork(folder: str, options: str, alone: str) -> int:
+        if alone:
+            with contextlib.suppress(OSError):  # a kernel that refuses: the entry tries, and says why
+                return linux.fork(linux.CLONE_NEWPID)
+        return os.fork()
+
+    def become(folder: str, options: str, alone: str) -> NoReturn:
         entry.main(folder, options)
 
     resource.setrlimit(resource.RLIMIT_NOFILE, (int(soft), int(hard)))
-    serve(become)
+    serve(become, fork)

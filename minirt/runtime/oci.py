@@ -82,9 +82,8 @@ class Container:
     def state(self) -> dict[str, Any]:
         """The runtime-spec's state, with what runc adds: rootfs, created, owner."""
         known = self._load()
-        status = self._status(known)
         return {
-            **_spec_state(known, status),
+            **_spec_state(known, self._status(known)),
             "rootfs": os.path.join(known["bundle"], known["config"]["root"]["path"]),
             "created": known["created"],
             "owner": "",
@@ -115,10 +114,12 @@ class Container:
         systemd: bool = False,
         peers: dict[int, int] | None = None,
         announce: Callable[[int], None] = lambda pid: None,
+        connect: Callable[[int], None] = lambda pid: None,
     ) -> tuple[int, int]:
         """Make everything but the command's start; init's pid as we see it, and a pidfd. All or nothing.
 
-        `announce` is called with the pid before init may go on, to write a pid file. We become the parent of init.
+        `announce` is called with the pid before init may go on, to write a pid file; `connect` with the machine's, for
+        its network, while init mounts. We become the parent of init.
         """
         bundle = os.path.abspath(bundle)
         config_ = config_json.load(bundle) if config is None else config
@@ -158,7 +159,7 @@ class Container:
                 known["cgroup"] = group.to_json()  # a scope's folders are known by now
             init.gate.close()
             known["init"] = state.identify(state.machine_pid(pidfd))
-            self._follow(known, line)
+            self._follow(known, line, connect)
             _stands_still(line, pid, process)
             self._save(known)
             announce(pid)
@@ -173,9 +174,10 @@ class Container:
                 os.waitpid(pid, 0)
             raise
 
-    def _follow(self, known: dict[str, Any], line: Sync) -> None:
-        """Let init go, and run the hooks that act on it from here."""
+    def _follow(self, known: dict[str, Any], line: Sync, connect: Callable[[int], None]) -> None:
+        """Let init go, and do what acts on it from here: its network, and hooks."""
         line.send({"go": True})
+        connect(known["init"]["pid"])
         if line.receive() is None:
             raise StartError("the container's init was killed while it was set up")
         now = _spec_state(known, "creating")
@@ -194,8 +196,7 @@ class Container:
                 raise StartError("the container's init is gone: it cannot be started")
             gate.send(START)
             os.unlink(f"{place}/start.sock")
-            line = Sync(gate)
-            line.receive()
+            Sync(gate).receive()
         try:
             _hooks(known, "poststart", _spec_state(known, "running"))
         except StartError:
@@ -275,18 +276,17 @@ class Container:
         config_json.check_process(process)
         known = self._load()
         status = self._status(known)
-        if status == "paused" and not even_paused:
-            raise Conflict("cannot exec in a paused container (use --ignore-paused to override)")
-        if status not in ("created", "running", "paused"):
-            raise Conflict(f"cannot exec in a {status} container")
+        if status not in ("created", "running", "paused")[: 2 + even_paused]:
+            hint = " (use --ignore-paused to override)" if status == "paused" else ""
+            raise Conflict(f"cannot exec in a {status} container{hint}")
         with prepare.held(known) as init:
             config, group = known["config"], self._cgroup(known)
             filter_ = self._filter(config["linux"].get("seccomp"))
             body = Exec(process, streams=streams, console=console, filter=filter_, preserve=preserve)
-            fork = group.fork if group else os.fork
+            options: dict[str, Any] = {"fork": group.fork} if group else {}
             with prepare.joined(known, init) as wanted:
                 enter = functools.partial(_enter, body)
-                pid, pidfd, line = namespaces.spawn(wanted, IdMapping(), body.run, fork=fork, enter=enter)
+                pid, pidfd, line = namespaces.spawn(wanted, IdMapping(), body.run, enter=enter, **options)
         try:
             line.send({"go": True})
             _stands_still(line, pid, process)

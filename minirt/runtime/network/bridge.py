@@ -7,7 +7,8 @@ network.json under the root is the truth: the subnet, and one lease per containe
 init process. It is written before what it names is made, and a lease whose init is gone is void; so after a crash
 anybody can take away what is left, and the next attach does. All of it changes under one lock. The bridge goes with the
 last container, or where a daemon keeps it (network-keeper.json names the process) with that one: making it and its
-table anew costs a start 80 ms.
+table anew costs a start 80 ms. A cable goes with the namespace it ends in, by the kernel and in its own time, for to
+wait for that costs each end 20 ms: it is only unplugged, and looked after later (`unplugged`, with the time).
 What must hold: nothing new comes in but to published ports, also where a neighbour routes to a container's address;
 127.0.0.0/8 is the machine's own (CVE-2020-8558): frames from containers to it are dropped, and a port published there
 is translated only for what the machine itself sends; new connections do not cross into another bridge of the machine.
@@ -20,8 +21,9 @@ import contextlib
 import os
 import socket
 import struct
+import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from minirt.errors import StartError
@@ -32,6 +34,7 @@ from minirt.runtime.network.ports import Publish
 
 _DEFAULT_ROOT = "/var/lib/minirt"
 _KEEPER = "network-keeper.json"
+_GOING = 1.0  # seconds for the kernel to take an unplugged cable away
 _MACHINE = "/run/minirt"  # what all roots of the machine have in common
 # Private networks (RFC 1918), first those that cloud providers and other runtimes take last.
 _SUBNETS = [(172 << 24 | n << 16, 16) for n in range(30, 17, -1)]
@@ -95,7 +98,7 @@ def leftovers(root: str, remove: bool = False) -> list[str]:
         found = [f"network: address {bridge.leases[key]['address']} of container {key[:12]}" for key in void]
         used = {lease["veth"] for key, lease in bridge.leases.items() if key not in void}
         mine = [name for name, link in links.items() if link["group"] == bridge.group and name != bridge.name]
-        cables = [name for name in mine if name not in used]
+        cables = [name for name in mine if name not in used and name not in bridge.unplugged]
         found += [f"network: link {name}" for name in cables]
         if not used and not bridge.kept:
             if bridge.name in links:
@@ -104,6 +107,8 @@ def leftovers(root: str, remove: bool = False) -> list[str]:
                 found.append(f"network: subnet {bridge.state['subnet']}")
             if process.find("nft") and rules.exists(bridge.name):
                 found.append(f"network: nft table ip {bridge.name}")
+        if remove:
+            bridge.sweep(links)
         if remove and found:
             bridge.release(void)
             for name in cables:
@@ -160,6 +165,7 @@ class _Bridge:
             os.unlink(self._path + ".new")  # of one who was killed as he wrote
         self.state = state.read_json(self._path) or {}
         self.leases: dict[str, dict[str, Any]] = self.state.get("leases", {})
+        self.unplugged: dict[str, float] = self.state.get("unplugged", {})
         self.warnings: list[str] = []
 
     @property
@@ -171,7 +177,7 @@ class _Bridge:
         return [(row["address"], [Publish.from_json(one) for one in row["ports"]]) for row in self.leases.values()]
 
     def write(self) -> None:
-        state.write_json(self._path, self.state)
+        state.write_json(self._path, self.state | {"unplugged": self.unplugged})
 
     def void(self) -> list[str]:
         """The leases whose init is gone."""
@@ -182,11 +188,12 @@ class _Bridge:
         """Have a bridge with a subnet; True where it was made now, without a table. Drops void leases, and `key`'s."""
         links = self.links.links()
         if self.name in links and self.state.get("ready"):
+            self.sweep(links)
             self.forget([*self.void(), key])
             if self.leases or self.kept:
                 return False
         self.links.delete(group=self.group)
-        self.leases = {}
+        self.leases, self.unplugged = {}, {}
         os.makedirs(_MACHINE, 0o700, exist_ok=True)
         with process.locked(_MACHINE):  # of two roots that start at once, one sees what the other took
             routes = self.links.routes()
@@ -254,10 +261,21 @@ class _Bridge:
         if not self.leases and not self.kept:
             return
         for lease in gone:
-            self.links.delete(lease["veth"])
+            with contextlib.suppress(OSError):  # it is gone already, with its container's namespace
+                self.links.unplug(socket.if_nametoindex(lease["veth"]))
+                self.unplugged[lease["veth"]] = time.monotonic()
         old = [Publish.from_json(row) for lease in gone for row in lease["ports"]]
         if old and not rules.remove(self.name, old):
             self.translate()
+
+    def sweep(self, links: Collection[str]) -> None:
+        """Take the unplugged cables away that stay, since somebody else is in the namespace they end in."""
+        now = time.monotonic()
+        for name, since in list(self.unplugged.items()):
+            if name not in links or not 0 <= now - since < _GOING:
+                del self.unplugged[name]
+                if name in links:
+                    self.links.delete(name)
 
     def release(self, keys: list[str]) -> None:
         """Drop leases, and with the last one everything of the bridge, unless it is kept."""

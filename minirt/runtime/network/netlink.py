@@ -21,7 +21,7 @@ _NEWLINK, _DELLINK, _GETLINK, _SETLINK, _NEWADDR, _NEWROUTE, _GETROUTE = 16, 17,
 _IFF_UP, _VETH_INFO_PEER, _NESTED = 1, 1, 0x8000
 # linux/if_link.h
 _ADDRESS, _IFNAME, _MTU, _MASTER, _PROTINFO, _LINKINFO, _GROUP, _NET_NS_FD = 1, 3, 4, 10, 12, 18, 27, 28
-_INFO_KIND, _INFO_DATA, _BRPORT_MODE = 1, 2, 4
+_INFO_KIND, _INFO_DATA, _BRPORT_STATE, _BRPORT_MODE, _BRPORT_FLUSH = 1, 2, 1, 4, 24
 
 
 def _attribute(kind: int, value: bytes) -> bytes:
@@ -136,6 +136,11 @@ class Netlink:
         """Let a bridge port send back to where a frame came from: with br_netfilter a container asks itself so."""
         mode = _attribute(_PROTINFO | _NESTED, _attribute(_BRPORT_MODE, b"\1"))
         self._tell(_SETLINK, _link(index, family=socket.AF_BRIDGE) + mode)
+
+    def unplug(self, index: int) -> None:
+        """Nothing comes or goes through a bridge port any more, and the bridge forgets who was behind it."""
+        words = _attribute(_BRPORT_STATE, b"\0") + _attribute(_BRPORT_FLUSH, b"")  # BR_STATE_DISABLED
+        self._tell(_SETLINK, _link(index, family=socket.AF_BRIDGE) + _attribute(_PROTINFO | _NESTED, words))
 
     def delete(self, name: str = "", group: int = 0) -> None:
         """Delete a link, or all of a group, in one step (each takes the kernel 20 ms); none is fine too."""
