@@ -8,9 +8,9 @@
 
 A joined pid namespace holds for children only, and who makes a user namespace must be mapped before it may do more:
 then somebody stands between. The middle enters the cgroup first, joins what has a path, makes the rest, forks and goes;
-the parent, a subreaper, inherits the child. Only the parent, which stays outside, may map a new user namespace. Each talks
-to the parent over a socket of its own and ends when that closes, so a parent killed half-way leaves nobody behind.
-A process less is 3 ms less of each start.
+the parent, a subreaper, inherits the child. Only the parent, which stays outside, may map a new user namespace. Each
+talks to the parent over a socket of its own and ends when that closes, so a parent killed half-way leaves nobody
+behind. A process less is 3 ms less of each start.
 Sources: namespaces(7), user_namespaces(7), pid_namespaces(7). Taught in chapter 07.
 """
 
