@@ -229,8 +229,8 @@ class Machine:
         return keeper["pid"] in self.processes()
 
     def _network(self) -> list[str]:
-        """The links and tables of nft in the machine's network namespace."""
-        links = json.loads(self._tool("ip", "-j", "link"))
+        """The links and tables of nft in the machine's network namespace. Not: what the kernel is just taking away."""
+        links = [row for row in json.loads(self._tool("ip", "-j", "-d", "link")) if not _unplugged(row)]
         return [f"link {row['ifname']}" for row in links] + self._tool("nft", "list", "tables").splitlines()
 
     def _tool(self, *words: str) -> str:
@@ -366,3 +366,8 @@ def soon(done: Callable[[], bool]) -> bool:
             return False
         time.sleep(0.02)
     return True
+
+
+def _unplugged(link: dict[str, Any]) -> bool:
+    """A bridge port that is off: the container's end goes with its namespace."""
+    return bool((link.get("linkinfo", {}).get("info_slave_data") or {}).get("state") == "disabled")

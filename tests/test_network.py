@@ -128,9 +128,17 @@ class Lab:
         return json.loads(networks.within(self.machine, call))
 
     def left(self) -> tuple[list[str], str]:
-        """Links beside the lab's own, and nft's tables."""
-        links = json.loads(self.run(self.machine, "ip", "-j", "link"))
-        return [link["ifname"] for link in links if link["ifname"] not in ("lo", "eth0", "docker0")], self.run(
+        """Links beside the lab's own, and nft's tables, once the kernel has taken unplugged cables away."""
+
+        def links() -> list[dict[str, Any]]:
+            return list(json.loads(self.run(self.machine, "ip", "-j", "-d", "link")))
+
+        def unplugged(link: dict[str, Any]) -> bool:
+            port = link.get("linkinfo", {}).get("info_slave_data") or {}
+            return port.get("state") == "disabled"
+
+        until(lambda: not any(map(unplugged, links())))
+        return [link["ifname"] for link in links() if link["ifname"] not in ("lo", "eth0", "docker0")], self.run(
             self.machine, "nft", "list", "tables"
         )
 
@@ -359,6 +367,34 @@ def test_a_keeper_has_the_bridge_between_two_containers(lab: Lab) -> None:
     assert lab.left()[1] == tables
     lab.shims.pop().end()
     assert lab.python("network.let_go(root); out = network.leftovers(root)") == [] and lab.left() == ([], "")
+
+
+def test_a_cable_whose_namespace_goes_on_is_dead_at_once_and_gone_later(lab: Lab) -> None:
+    """Another container has joined it, say. Its address may be the next one's, and nothing of that reaches it."""
+    lab.root.mkdir(parents=True)
+    bridge.keep(str(lab.root))
+    lab.start("stays")
+    first = lab.start("first").ready().answer
+    stays = subprocess.Popen(lab.at(first["pid"], "sleep", "60"))
+    until(lambda: os.readlink(f"/proc/{stays.pid}/ns/net") == os.readlink(f"/proc/{first['pid']}/ns/net"))
+    with lab.serving(stays.pid, 7000), lab.serving(lab.machine, 7001):
+        assert lab.ask(lab.machine, first["IPAddress"], 7000) == first["Gateway"]
+        lab.shims.pop().end()
+        assert lab.silent(stays.pid, first["Gateway"], 7001)
+        second = lab.start("second").ready().answer
+        assert second["IPAddress"] == first["IPAddress"] and second["MacAddress"] == first["MacAddress"]
+        # It has sent nothing yet, and is found: who had its address before is forgotten.
+        assert lab.ask(lab.machine, second["IPAddress"], 80) == first["Gateway"]
+        assert lab.ask(second["pid"], first["Gateway"], 7001) == second["IPAddress"]
+        time.sleep(1.0)
+        assert "eth0" in lab.run(stays.pid, "ip", "link")
+        lab.start("third").ready()
+        assert "eth0" not in lab.run(stays.pid, "ip", "link")
+    stays.kill()
+    stays.wait()
+    while lab.shims:
+        lab.shims.pop().end()
+    lab.python("network.let_go(root); out = 0")
 
 
 @pytest.mark.parametrize("gone", [False, True])

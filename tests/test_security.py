@@ -486,7 +486,6 @@ LIMITS = {
     "NOFILE": lambda one: one.process.update(rlimits=[{"type": "RLIMIT_NOFILE", "soft": 0, "hard": 0}]),
     "AS": lambda one: one.process.update(rlimits=[{"type": "RLIMIT_AS", "soft": 4096, "hard": 4096}]),
     "CPU": lambda one: one.process.update(rlimits=[{"type": "RLIMIT_CPU", "soft": 0, "hard": 0}]),
-    "pids": lambda one: one.linux.update(resources={"pids": {"limit": 1}}),
     "memory": lambda one: one.linux.update(resources={"memory": {"limit": 1 << 20}}),
     "less memory": lambda one: one.linux.update(resources={"memory": {"limit": 4096}}),
 }
@@ -500,6 +499,14 @@ def test_too_tight_a_limit_runs_nothing_and_leaves_nothing(oci: Runtime, what: s
     result = one.run()
     assert raised(result) and "RAN" not in result.out
     assert result.err.count("\n") <= 1 and ociruntime.cgroups(one) == []
+
+
+def test_one_process_is_one_process(oci: Runtime) -> None:
+    """With a limit of one there is room for the command, and for nothing it would start."""
+    one = oci.box("sh", "-c", "echo RAN; (echo two); echo three")
+    one.linux.update(resources={"pids": {"limit": 1}})
+    result = one.run()
+    assert result.out == "RAN\n" and result.status and ociruntime.cgroups(one) == []
 
 
 # races on what is mounted where
