@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 
 from minirt.errors import InvalidInput
@@ -47,6 +46,8 @@ def ago(created: float) -> str:
 
 def parse_size(text: str) -> int:
     """Bytes from `500k`, `1.5MB`, `2GiB`. Raises InvalidInput."""
+    import re
+
     match = re.fullmatch(r"([0-9]{1,20}(?:\.[0-9]+)?) ?([kmgt]?)(i?)b?", text.strip().lower(), re.ASCII)
     if not match:
         raise InvalidInput(f"{text!r} is not a size: write 500k, 1.5MB, 2GiB")

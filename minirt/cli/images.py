@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from typing import Any
 
 from minirt import units
 from minirt.cli import table
 from minirt.cli.console import Console
 from minirt.cli.flags import UsageError, Values, command
 from minirt.errors import InvalidInput
+
+TYPE_CHECKING = False  # typing's own loads for 2 ms
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
 
 _NONE = "<none>"
 

@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable
-from typing import Any, TextIO
 
 from minirt import units
 from minirt.cli.console import clean
+
+TYPE_CHECKING = False  # typing's own loads for 2 ms
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any, TextIO
 
 _FINAL = ("Pull complete", "Already exists", "Pushed", "Layer already exists", "Skipped foreign layer")
 _FRAME = 0.06  # seconds between redraws

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _ERRORS: dict[int, type[MinirtError]] = {
     400: InvalidInput, 401: Unauthorized, 404: NotFound, 409: Conflict, 501: Unsupported
 }  # fmt: skip
+_UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")  # RFC 3986, 2.3
 _CHUNK = 1 << 16
 _AGAIN = 3  # times a request that nobody heard is said once more
 
@@ -153,11 +154,10 @@ def spelled(query: dict[str, Any]) -> str:
 
 
 def quoted(text: str) -> str:
+    """`urllib.parse.quote` with nothing safe: loading that takes longer than the request."""
     if text.isascii() and text.replace("-", "").replace("_", "").replace(".", "").isalnum():
         return text
-    from urllib.parse import quote
-
-    return quote(os.fsencode(text), safe="")
+    return "".join(chr(byte) if byte in _UNRESERVED else f"%{byte:02X}" for byte in os.fsencode(text))
 
 
 def part(name: str) -> str:

@@ -9,7 +9,7 @@ Taught in chapter 04.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from minirt.errors import InvalidInput
 from minirt.image.digest import Digest
@@ -27,8 +27,7 @@ _DIGEST = r"[A-Za-z][A-Za-z0-9]*(?:[-_+.][A-Za-z][A-Za-z0-9]*)*:[0-9a-fA-F]{32,}
 _REFERENCE = re.compile(rf"((?:{_DOMAIN}/)?{_PATH})(?::({_TAG}))?(?:@({_DIGEST}))?", re.ASCII)
 
 
-@dataclass(frozen=True)
-class Reference:
+class Reference(NamedTuple):  # a dataclass would load inspect: the command's path
     """One image's normalised name. `tag` and `digest` may both be absent only after `without_tag`."""
 
     domain: str
@@ -93,7 +92,7 @@ class Reference:
 
     def with_digest(self, digest: Digest) -> Reference:
         """The same name, pinned: no tag."""
-        return replace(self, tag=None, digest=digest)
+        return self._replace(tag=None, digest=digest)
 
 
 def _split_domain(text: str) -> tuple[str, str]:

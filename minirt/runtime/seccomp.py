@@ -27,7 +27,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import json
 import os
 import re
@@ -36,6 +35,11 @@ import struct
 from collections.abc import Iterable, Iterator
 from ctypes import addressof, create_string_buffer
 from typing import Any
+
+try:  # hashlib's own: without OpenSSL, which is 3 MB of each launcher
+    from _sha256 import sha256
+except ImportError:  # Python 3.12 has it elsewhere
+    from hashlib import sha256
 
 from minirt import linux
 from minirt.errors import InvalidInput, Unsupported
@@ -170,7 +174,7 @@ def compile(policy: dict[str, Any], cache: str | None) -> bytes:
     path, version = _library()
     cache = cache if version else None
     shape = [policy, *os.uname()[2:], path, *version]
-    key = hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).digest()
+    key = sha256(json.dumps(shape, sort_keys=True).encode()).digest()
     program = _recall(cache, key) if cache else None
     if program is None:
         from minirt.runtime import libseccomp
@@ -225,7 +229,7 @@ def _recall(cache: str, key: bytes) -> bytes | None:
     except OSError:
         return None
     checksum, program = content[:32], content[32:]
-    return program if program and hashlib.sha256(key + program).digest() == checksum else None
+    return program if program and sha256(key + program).digest() == checksum else None
 
 
 def _remember(cache: str, key: bytes, program: bytes) -> None:
@@ -238,7 +242,7 @@ def _remember(cache: str, key: bytes, program: bytes) -> None:
             try:
                 fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=folder)
                 with os.fdopen(fd, "wb") as file:
-                    file.write(hashlib.sha256(key + program).digest() + program)
+                    file.write(sha256(key + program).digest() + program)
                 os.rename(name, key.hex(), src_dir_fd=folder, dst_dir_fd=folder)
             except OSError:
                 os.unlink(name, dir_fd=folder)

@@ -12,16 +12,14 @@ import errno
 import os
 import socket
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from minirt.errors import InvalidInput, StartError, Unsupported
 
 _KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
 
 
-@dataclass(frozen=True)
-class Publish:
+class Publish(NamedTuple):  # a dataclass brings inspect, ast and more: 2 MB of each launcher, to be copied in forks
     """A container's port and where it is to be found: `host_port` empty is any free one, `8000-8010` a free one of
     these; `host_ip` empty is every address of the machine."""
 
@@ -35,7 +33,7 @@ class Publish:
         return f"{self.container_port}/{self.protocol}"
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return self._asdict()
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Publish:
@@ -130,8 +128,7 @@ def from_bindings(
             ip, port = place.get("HostIp") or "", place.get("HostPort") or ""
             try:
                 found.append(
-                    replace(
-                        one,
+                    one._replace(
                         host_ip=ip and _address(f"[{ip}]" if ":" in ip else ip),
                         host_port=port if port and _range(port) else "",
                     )
@@ -170,7 +167,7 @@ def reserve(published: Iterable[Publish], ours: Iterable[Publish] = ()) -> tuple
                 except OSError as error:
                     if port == last:
                         raise StartError(_refusal(one, port, error, (one.protocol, str(port)) in others)) from error
-            taken.append(replace(one, host_port=str(sockets[-1].getsockname()[1])))
+            taken.append(one._replace(host_port=str(sockets[-1].getsockname()[1])))
     except BaseException:
         close(sockets)
         raise
