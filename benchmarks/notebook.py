@@ -46,17 +46,21 @@ def click(bench: Bench, rounds: int) -> list[Outcome]:
     return [outcome]
 
 
-# Notes, in the page itself, that the panel shows the line once more than before.
+# Notes, in the page itself, that the panel shows the line anew: as a press may replace what the last one showed by the
+# same words within one change of the page, it is the piece of text (a node) that is looked at.
 _WATCH = """([panel, text]) => {
-    const shown = () => panel.innerText.split(text).length - 1;
-    const before = shown();
-    let gone = before == 0;  // a press may clear what the last one showed
+    const shown = () => {
+        const nodes = document.createTreeWalker(panel, NodeFilter.SHOW_TEXT);
+        while (nodes.nextNode()) if (nodes.currentNode.data.includes(text)) return nodes.currentNode;
+        return null;
+    };
+    let before = shown();
     window.minirtSeen = null;
     panel.addEventListener("click", () => { window.minirtClicked = performance.now(); }, {capture: true, once: true});
     const observer = new MutationObserver(() => {
         const now = shown();
-        gone = gone || now == 0;
-        if ((gone && now > 0) || now > before) {
+        if (now === null) before = null;
+        if (now !== before) {
             window.minirtSeen = performance.now();
             observer.disconnect();
         }

@@ -83,4 +83,6 @@ class Console:
 
 def clean(text: str) -> str:
     """The text on one line, with nothing a terminal would obey."""
+    if text.isprintable():
+        return text
     return "".join(letter if letter.isprintable() else " " for letter in text)

@@ -73,9 +73,16 @@ class Life:
 
     def records(self) -> Iterator[dict[str, Any]]:
         """`container.json` of each."""
-        for path in self._store.containers.glob("*/container.json"):
-            if record := self._record(path.parent.name):  # else it is being removed
+        for identity in self._identities():
+            if record := self._record(identity):  # else it is being removed
                 yield record
+
+    def _identities(self) -> list[str]:
+        """Of all containers, and of what is just being made or removed."""
+        try:
+            return os.listdir(self._store.containers)
+        except FileNotFoundError:  # a store that we may only read, and nobody has run anything
+            return []
 
     def find(self, name: str) -> dict[str, Any]:
         """By name, ID or unambiguous ID prefix."""
@@ -95,10 +102,10 @@ class Life:
     def names(self) -> dict[str, str]:
         """The id behind each name. Only what changed since the last time is read: there may be thousands."""
         before, now = self._names, dict[str, tuple[tuple[int, int], str]]()
-        for path in self._store.containers.glob("*/container.json"):
-            identity = path.parent.name
-            with contextlib.suppress(FileNotFoundError):  # being removed
-                status = os.stat(path)
+        place = os.fspath(self._store.containers)
+        for identity in self._identities():
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # being made or removed
+                status = os.stat(f"{place}/{identity}/container.json")
                 file = status.st_ino, status.st_mtime_ns
                 if identity in before and before[identity][0] == file:
                     now[identity] = before[identity]
@@ -109,8 +116,11 @@ class Life:
 
     def _record(self, identity: str) -> dict[str, Any] | None:
         """`container.json` of this one; None where there is none."""
-        with contextlib.suppress(FileNotFoundError):
-            record: dict[str, Any] = json.loads((self._store.containers / identity / "container.json").read_bytes())
+        with (
+            contextlib.suppress(FileNotFoundError, NotADirectoryError),
+            open(f"{self._store.containers}/{identity}/container.json", "rb", buffering=0) as file,
+        ):
+            record: dict[str, Any] = json.loads(file.read())
             return record
         return None
 

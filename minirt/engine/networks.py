@@ -92,7 +92,7 @@ def shown(folder: Path, host: dict[str, Any], status: Status) -> NetworkSettings
 def summary(folder: Path) -> list[Port]:
     """Ports of a container in a list: an entry for each place a port is published at, or one if it is only exposed."""
     rows: list[Port] = []
-    for key, places in ((state.read_json(str(folder / _STATE)) or {}).get("Ports") or {}).items():
+    for key, places in ((state.read_json(f"{folder}/{_STATE}") or {}).get("Ports") or {}).items():
         number, _, kind = key.partition("/")
         row: Port = {"PrivatePort": int(number), "Type": kind}
         rows += [row | {"IP": place["HostIp"], "PublicPort": int(place["HostPort"])} for place in places or ()] or [row]

@@ -261,7 +261,7 @@ def _above(fd: int, lowest: int, opened: list[int]) -> int:
 
 def status(folder: Path) -> Status:
     """What the folder and the processes it names say now."""
-    ended, run = _ended(folder), state.read_json(str(folder / "run.json"))
+    ended, run = _ended(folder), state.read_json(f"{folder}/run.json")
     if run is None:
         return ended or Status("created")
     if ended is None:
@@ -276,10 +276,10 @@ def status(folder: Path) -> Status:
 
 
 def _ended(folder: Path) -> Status | None:
-    end = state.read_json(str(folder / "exit.json"))
+    end = state.read_json(f"{folder}/exit.json")
     if end is None:
         return None
-    started = (state.read_json(str(folder / "run.json")) or {}).get("started", "")
+    started = (state.read_json(f"{folder}/run.json") or {}).get("started", "")
     return Status("exited", 0, end["exit_code"], started, end["finished"], end["error"], end.get("oom_killed", False))
 
 
