@@ -24,6 +24,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from minirt.child import seal
 from minirt.errors import MinirtError, StoreError
 
 DOOR = "daemon.sock"  # in the root folder
@@ -42,6 +43,7 @@ def main(root: str, host: str, hub: str, idle: str, ready: str) -> int:
     `idle`: seconds without anybody after which to end ("": never). `ready`: a descriptor that gets a line when the
     socket answers, or what went wrong ("": tell it on standard output).
     """
+    seal()
     signal.signal(signal.SIGTERM, _end)
     signal.signal(signal.SIGINT, _end)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
@@ -140,6 +142,7 @@ class _Life:
         from minirt.daemon.server import Server
         from minirt.engine import Engine
 
+        _guess_nothing()
         _heap("mallopt", _ARENA_MAX, 1)  # one heap for all threads, which take turns anyway: 3 MB less
         engine = Engine(self._root, hub)
         engine.open()
@@ -190,6 +193,14 @@ class _Life:
         if not self._same(0):
             return True
         return idle is not None and server.idle > idle and not engine.containers.summaries()
+
+
+def _guess_nothing() -> None:
+    """Have requests do without what guesses a text's encoding (2 MB): we never ask for one. It says that it does."""
+    import warnings
+
+    sys.modules |= dict.fromkeys(("chardet", "charset_normalizer"))  # type: ignore[arg-type]
+    warnings.filterwarnings("ignore", message="Unable to find acceptable character detection dependency")
 
 
 def _heap(call: str, *arguments: int) -> None:

@@ -79,10 +79,7 @@ def start(
             raise Conflict("the container is already running")
         for name in ("run.json", "exit.json"):
             (folder / name).unlink(missing_ok=True)
-        config = state.read_json(str(folder / "config.json")) or {}
-        snapshot = state.read_json(str(folder / "rootfs.json")) or {}
-        _check_mapping(config, snapshot, ids)
-        alone = "alone" if _alone(config, snapshot) else ""
+        alone = _judge(folder, ids)
         options = {"open_stdin": stdin is not None} | options
         return _start(folder, alone, (stdin, stdout, stderr), attached(), by or spawn, options)
 
@@ -117,8 +114,19 @@ def hold(folder: Path, patience: float = 60) -> Iterator[None]:
         os.close(fd)
 
 
+def _judge(folder: Path, ids: IdMapping) -> str:
+    """`alone` where the shim can be born as pid 1 of a pid namespace, else empty. Raises StartError.
+
+    config.json is long: it is let go of before the long wait for the container, of which there may be a hundred.
+    """
+    config = state.read_json(str(folder / "config.json")) or {}
+    snapshot = state.read_json(str(folder / "rootfs.json")) or {}
+    _check_mapping(config, snapshot, ids)
+    return "alone" if _alone(config, snapshot) else ""
+
+
 def _alone(config: dict[str, Any], snapshot: dict[str, Any]) -> bool:
-    """Whether the shim can be born as pid 1 of a pid namespace: nobody has to do anything before."""
+    """Whether nobody has to do anything before the pid namespace is made."""
     kinds = {entry["type"]: entry.get("path") for entry in config.get("linux", {}).get("namespaces", ())}
     return os.geteuid() == 0 and snapshot.get("kind") != "proot" and not kinds.get("pid", "shared")
 

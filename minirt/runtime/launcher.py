@@ -16,6 +16,7 @@ import resource
 from typing import NoReturn
 
 from minirt import linux
+from minirt.child import seal
 from minirt.nursery import Nursery, serve
 
 
@@ -28,6 +29,7 @@ class Launcher(Nursery):
 
 def main(soft: str, hard: str) -> None:
     """Serve until the line ends (`child.command` calls this)."""
+    seal()
     # Loaded and asked once here, not once a container.
     from minirt.runtime import entry, state
 
