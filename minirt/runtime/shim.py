@@ -104,7 +104,7 @@ class Shim:
             listener = control.listen(self._folder)
             self._pump.watched[listener.fileno()] = lambda: self._accept(listener)
             state.write_json(os.path.join(self._folder, "run.json"), {**run, "started": state.now()})
-            if self._options.get("runtime"):  # ours has connected it while init mounted
+            if not isinstance(self._runtime, oci.Container):  # ours has connected it while init mounted
                 self._connect(run["init"]["pid"])
             self._runtime.start()
             _tell({"pid": run["init"]["pid"]})
@@ -183,7 +183,7 @@ class Shim:
 
     def _create(self, streams: tuple[int | None, int, int], console: int | None) -> tuple[int, int]:
         more: dict[str, Any] = {"peers": self._peers} if self._peers else {}
-        if not self._options.get("runtime"):
+        if isinstance(self._runtime, oci.Container):
             more["connect"] = self._connect
         return self._runtime.create(self._folder, config=self._config, streams=streams, console=console, **more)
 
