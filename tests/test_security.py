@@ -24,6 +24,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -38,9 +39,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from peers import require
 from test_runtime import Box, box, ids, image
 
 from minirt import linux
+from minirt.client.place import peer, told
 from minirt.errors import StartError
 from minirt.runtime import container, control, state
 
@@ -169,6 +172,60 @@ def test_minirt_oci_runs_from_a_sealed_interpreter(tmp_path: Path, uid: int) -> 
     words = [sys.executable, "-c", f"import os; os.geteuid = lambda: {uid}\n" + script]
     seen = subprocess.run(words, cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=True)
     assert "/memfd:python" in seen.stdout
+
+
+@pytest.mark.slow
+def test_daemon_launcher_and_shim_run_from_one_sealed_interpreter(tmp_path: Path) -> None:
+    """They share its pages; and the shim was born as what it is: pid 1 of its namespace, with nobody between."""
+    root = tmp_path / "root"
+    environment = {**os.environ, "MINIRT_ROOT": str(root), "MINIRT_HUB": "embedded"}
+    minirt = [sys.executable, "-m", "minirt"]
+    try:
+        words = [*minirt, "run", "--detach", "--network=none", "toolbox", "sleep", "1000"]
+        subprocess.run(words, env=environment, check=True, capture_output=True)
+        (record,) = root.glob("containers/*/run.json")
+        shim, daemon = json.loads(record.read_text())["shim"]["pid"], peer(told(root))
+        launcher = state.parent(shim)
+        assert state.parent(launcher) == daemon and state.numbers(shim)[-1] == 1
+        pids = (daemon, launcher, shim)
+        with contextlib.ExitStack() as stack:
+            files = [stack.enter_context(open(f"/proc/{pid}/exe", "rb")) for pid in pids]
+            assert len({os.fstat(file.fileno()).st_ino for file in files}) == 1
+            seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+            assert fcntl.fcntl(files[0].fileno(), fcntl.F_GET_SEALS) & seals == seals
+        assert {Path(f"/proc/{pid}/comm").read_text() for pid in pids} == {"minirt\n"}
+    finally:
+        subprocess.run([*minirt, "rm", "--force", *(path.parent.name for path in root.glob("containers/*/run.json"))],
+                       env=environment, check=False)  # fmt: skip
+        subprocess.run([*minirt, "daemon", "stop"], env=environment, check=False)
+
+
+def test_a_kernel_without_clone3_takes_the_longer_way(oci: Runtime, tmp_path: Path) -> None:
+    """Before 5.3, or where somebody's filter says so: a process in between makes the namespaces."""
+    one = oci.box("sh", "-c", "echo $$; readlink /proc/self/ns/net")
+    (one.bundle / "config.json").write_text(json.dumps(one.config))
+    strace = [
+        require("strace"),
+        "--follow-forks",
+        "--quiet=all",
+        "--output",
+        str(tmp_path / "trace"),
+        "--trace=clone3,unshare",
+    ]
+    words = [
+        *ociruntime.command(oci.name),
+        "--root",
+        str(tmp_path / "root"),
+        "run",
+        "--bundle",
+        str(one.bundle),
+        one.id,
+    ]
+    for inject, unshares in ([], False), (["--inject=clone3:error=ENOSYS"], True):
+        done = subprocess.run([*strace, *inject, *words], capture_output=True, text=True, check=False)
+        assert (done.stdout.splitlines()[:1], done.returncode) == (["1"], 0), done
+        assert os.readlink("/proc/self/ns/net") not in done.stdout
+        assert ("CLONE_NEWNET" in "".join(re.findall("unshare.*", (tmp_path / "trace").read_text()))) == unshares
 
 
 LOOK = """while :; do for p in /proc/[0-9]*; do
