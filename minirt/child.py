@@ -6,6 +6,7 @@ module path, so that it runs the same `minirt` wherever that was installed. It c
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 
@@ -35,11 +36,10 @@ def seal() -> None:
     is 3 MB less of a daemon with its launcher. It is called `minirt`, where an executed descriptor has but a number."""
     if sys.platform != "linux":
         return
-    own = os.open("/proc/self/exe", os.O_RDONLY | os.O_CLOEXEC)
-    sealed = _is_sealed(own)
-    os.close(own)
     try:
-        if not sealed and sys.orig_argv[1:3] == ["-I", "-S"]:
+        if (own := _sealed()) is not None:
+            os.close(own)
+        elif sys.orig_argv[1:3] == ["-I", "-S"]:
             os.execve(sealed_interpreter(), sys.orig_argv, os.environ)
         with open("/proc/self/comm", "w", encoding="ascii") as file:
             file.write("minirt")
@@ -47,13 +47,19 @@ def seal() -> None:
         return
 
 
-def _is_sealed(file: int) -> bool:
+def _sealed() -> int | None:
+    """The interpreter we run from, opened, where it is sealed."""
     import fcntl
 
     try:
-        return fcntl.fcntl(file, fcntl.F_GET_SEALS) & _seals() == _seals()
-    except OSError:  # on a disk
-        return False
+        own = os.open("/proc/self/exe", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:  # no /proc
+        return None
+    with contextlib.suppress(OSError):  # it lies on a disk
+        if fcntl.fcntl(own, fcntl.F_GET_SEALS) & _seals() == _seals():
+            return own
+    os.close(own)
+    return None
 
 
 def _seals() -> int:
@@ -67,10 +73,8 @@ def sealed_interpreter() -> int:
     a process of ours (CVE-2019-5736). Our own, where we run from one."""
     import fcntl
 
-    own = os.open("/proc/self/exe", os.O_RDONLY | os.O_CLOEXEC)
-    if _is_sealed(own):
+    if (own := _sealed()) is not None:
         return own
-    os.close(own)
     with open(sys.executable, "rb") as file:
         flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
         try:

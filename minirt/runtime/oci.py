@@ -188,12 +188,10 @@ class Container:
     def start(self) -> None:
         """Let the command run. Raises Conflict where it is not `created`, StartError where it does not come to run."""
         known = self._load()
-        status = self._status(known)
-        if status != "created":
-            raise Conflict(f"cannot start a container that has {status if status != 'running' else 'already started'}")
         with Place(self.folder) as place, _packets() as gate:
-            if gate.connect_ex(f"{place}/start.sock"):
-                raise StartError("the container's init is gone: it cannot be started")
+            if "init" not in known or gate.connect_ex(f"{place}/start.sock"):  # nobody waits there
+                status = self._status(known).replace("running", "already started")
+                raise Conflict(f"cannot start a container that has {status}")
             gate.send(START)
             os.unlink(f"{place}/start.sock")
             Sync(gate).receive()
