@@ -107,7 +107,7 @@ def theme(page: Any, name: str) -> None:
     page.locator(".lm-Menu-item", has_text="Theme").first.hover()
     page.locator(".lm-Menu-item", has_text=re.compile(f"^{name}$")).click()
     light = str(name.endswith("Light")).lower()
-    expect(page.locator(f"body[data-jp-theme-light='{light}']")).to_be_attached()
+    expect(page.locator(f"body[data-jp-theme-light='{light}']")).to_be_attached(timeout=30_000)
 
 
 def restarted(page: Any, areas: Any, notice: str) -> None:

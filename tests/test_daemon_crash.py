@@ -225,6 +225,7 @@ def test_killed_again_and_again_while_containers_start(client: Client, root: Pat
         for turn in range(4):
             asked = [pool.submit(one, turn * 10 + n) for n in range(4)]
             time.sleep(0.15 + turn * 0.11)
+            wait_for(lambda: os.path.exists(told(root)))  # one of them has started it
             kill(daemon(root))
             for started in filter(None, [each.result() for each in asked]):
                 assert client.inspect_container(started)["State"]["Running"]
