@@ -174,7 +174,8 @@ def _clone(
         return None
     if pid == 0:
         end.close()
-        _born(line, namespaces, begin, enter, body)
+        left = [entry for entry in namespaces if entry.get("path") or entry["type"] == "cgroup"]
+        _set_up(line, left, begin, enter, lambda: body(line))
     line.close()
     try:
         admit(pid)
@@ -186,13 +187,14 @@ def _clone(
         raise
 
 
-def _born(
+def _set_up(
     line: Sync,
     namespaces: list[dict[str, Any]],
     begin: Callable[[], None],
     enter: Callable[[], None],
-    body: Callable[[Sync], NoReturn],
+    go: Callable[[], None],
 ) -> NoReturn:
+    """In the child or the middle: everything until it can `go` on."""
     step = "cgroup"
     try:
         begin()
@@ -201,8 +203,9 @@ def _born(
             os._exit(0)
         enter()
         step = "namespaces"
-        _enter_namespaces(line, [entry for entry in namespaces if entry.get("path") or entry["type"] == "cgroup"])
-        body(line)
+        _enter_namespaces(line, namespaces)
+        step = "fork"
+        go()
     except Exception as error:  # the process boundary: the parent gets one line, whatever it was
         line.tell(error, step)
     finally:
@@ -217,26 +220,18 @@ def _middle(
     enter: Callable[[], None],
     body: Callable[[Sync], NoReturn],
 ) -> NoReturn:
-    step = "cgroup"
-    try:
+    def lead() -> None:
         begin()
-        step = "limits"
         os.setpgid(0, 0)  # the child is in it until it goes on
-        if line.receive() is None:
-            os._exit(0)
-        enter()
-        step = "namespaces"
-        _enter_namespaces(line, namespaces)
-        step = "fork"
+
+    def go() -> None:
         pid = os.fork()
         if pid == 0:
             line.close()
             body(child_line)
         line.send({"pid": pid})
-    except Exception as error:  # the process boundary: the parent gets one line, whatever it was
-        line.tell(error, step)
-    finally:
-        os._exit(0)
+
+    _set_up(line, namespaces, lead, enter, go)
 
 
 def _enter_namespaces(line: Sync, namespaces: list[dict[str, Any]]) -> None:
