@@ -110,6 +110,8 @@ class Containers(Life):
                 (folder / "rootfs.json").write_text(json.dumps(recipe | settled.rootfs))
                 (folder / "user").write_bytes(os.fsencode(settled.config["User"]))
                 write_bundle(folder, settled.options)
+                if self.launcher:  # mostly it is started next
+                    self.launcher.ahead(str(folder.absolute()), str(self._store.root / "seccomp"))
                 mapped = settled.rootfs.get("idmap")
                 if copies := [copy for copy in settled.bound.copies if mapped or _has(lowers, copy[0])]:
                     from minirt.engine import files

@@ -140,7 +140,9 @@ class Life:
         folder = self.folder(record)
         if self.monitor:
             self.monitor.settle(record["Id"])
+        notice = os.eventfd(0, os.EFD_CLOEXEC) if self.monitor else None
         waiting: list[Attachment] = []
+        pid = 0
 
         def attached() -> list[runtime.Attached]:
             waiting.extend(self.attachments.take(record["Id"]))
@@ -151,7 +153,7 @@ class Life:
             options = _streams(record, size) | driven(record["HostConfig"], self._store.root)
             ids = IdMapping.from_json(record["ids"])
             by = self.launcher.spawn if self.launcher else None
-            pid = runtime.start(folder, ids, *streams, attached, by, **options)
+            pid = runtime.start(folder, ids, *streams, attached, by, notice, **options)
         except runtime.Busy:
             raise
         except Conflict:
@@ -171,11 +173,13 @@ class Life:
         finally:
             for attachment in waiting:
                 attachment.hand_over()
+            if notice is not None and not pid:
+                os.close(notice)
         trace.publish("container", "start", id=record["Id"], name=record["Name"], pid=pid)
         self.connected(record, begins=True)
         self.tell(record, "start")
         if self.monitor:
-            self.monitor.watch(record["Id"])
+            self.monitor.watch(record["Id"], notice)
         return True
 
     def waiter(self, name: str, condition: str = "not-running") -> Waiter:

@@ -70,7 +70,7 @@ class Monitor:
         self._containers = containers
         self.lock = threading.RLock()
         self.kept: set[str] = set()  # containers that only end to start again: AutoRemove leaves them
-        self._shims: dict[str, int] = {}
+        self._shims: dict[str, list[int]] = {}  # a pidfd, and what its notice comes by
         self._calls: dict[int, Callable[[], None]] = {}
         self._waiters: dict[str, list[tuple[str, Waiter]]] = {}
         self._epoll = select.epoll()
@@ -98,8 +98,8 @@ class Monitor:
         self._thread.join()
         self._removers.shutdown()
         with self.lock:
-            for fd in self._shims.values():
-                os.close(fd)
+            for fds in self._shims.values():
+                _close(fds)
             for waiters in self._waiters.values():
                 for _, waiter in waiters:
                     waiter.tell({"StatusCode": -1, "Error": {"Message": "the daemon ends"}})
@@ -129,19 +129,20 @@ class Monitor:
 
     # the end of a container
 
-    def watch(self, identity: str) -> None:
-        """It has just been started (or still runs): notice its end."""
+    def watch(self, identity: str, notice: int | None = None) -> None:
+        """It has just been started (or still runs): notice its end, by the shim's `notice` or its going."""
         run = state.read_json(str(self._containers.folder({"Id": identity}) / "run.json"))
         fd = state.open_process(run, "shim") if run else None
+        fds = [each for each in (fd, notice) if each is not None]
         with self.lock:
-            if fd is None:  # it is over already
-                self._tell(identity)
-                return
-            if identity in self._shims:  # two started it, one after the other: the second's shim is watched already
-                os.close(fd)
-                return
-            self._shims[identity] = fd
-            self._listen(fd, lambda: self._ended(identity))
+            if fd is None or identity in self._shims:
+                _close(fds)
+                if fd is None:  # it is over already
+                    self._tell(identity)
+                return  # else two started it, one after the other: the second's shim is watched already
+            self._shims[identity] = fds
+            for each in fds:
+                self._listen(each, lambda: self._ended(identity))
 
     def settle(self, identity: str) -> None:
         """Where it has ended, that is told when this returns."""
@@ -151,15 +152,19 @@ class Monitor:
 
     def _ended(self, identity: str) -> None:
         with self.lock:
-            fd = self._shims.get(identity)
-            if fd is not None and state.ended(fd, 0):  # not: somebody settled it, and the number means another now
+            fds = self._shims.get(identity)
+            if fds and any(state.ended(fd, 0) for fd in fds):  # not: it was settled, and the number means another now
                 self._told(identity)
 
     def _told(self, identity: str) -> None:
         self._tell(identity)
-        fd = self._shims.pop(identity)
-        self._deaf(fd)
-        os.close(fd)
+        self._let_go(identity)
+
+    def _let_go(self, identity: str) -> None:
+        fds = self._shims.pop(identity, [])
+        for fd in fds:
+            self._deaf(fd)
+        _close(fds)
 
     def _tell(self, identity: str) -> None:
         try:
@@ -229,9 +234,7 @@ class Monitor:
     def removed(self, identity: str, status: runtime.Status) -> None:
         """It is gone. Whatever they waited for, it will not come any more."""
         with self.lock:
-            if (fd := self._shims.pop(identity, None)) is not None:
-                self._deaf(fd)
-                os.close(fd)
+            self._let_go(identity)
             self._wake(identity, status, _CONDITIONS)
 
     def _wake(self, identity: str, status: runtime.Status, conditions: tuple[str, ...], error: str = "") -> None:
@@ -255,6 +258,11 @@ class Monitor:
             waiters[:] = [pair for pair in waiters if pair[1] is not waiter]
             if not waiters:
                 self._waiters.pop(identity, None)
+
+
+def _close(fds: list[int]) -> None:
+    for fd in fds:
+        os.close(fd)
 
 
 def auto_remove(record: dict[str, Any]) -> bool:

@@ -53,7 +53,7 @@ _FIELDS: dict[str, Any] = {
         "cgroupsPath": str,
         "resources": _ANY,  # checked by cgroups
         "rootfsPropagation": str,
-        "seccomp": _ANY,  # checked by seccomp
+        "seccomp": _ANY,  # checked by seccomp, as it is compiled: once for all containers
         "sysctl": {"*": str},
         "maskedPaths": [str],
         "readonlyPaths": [str],
@@ -118,10 +118,6 @@ def check(config: Any) -> None:
         from minirt.runtime import cgroups
 
         cgroups.check(linux["resources"])
-    if linux.get("seccomp"):
-        from minirt.runtime import seccomp
-
-        seccomp.check(linux["seccomp"])
 
 
 def check_process(process: Any) -> None:

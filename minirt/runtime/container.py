@@ -27,6 +27,7 @@ Streams = tuple[int | None, int | None, int | None]
 Attached = tuple[Streams, int]  # somebody's ends, and the line to hear from them and to tell them the end by
 Spawn = Callable[[list[str], list[int]], None]
 _PATIENCE = 10  # seconds for what was killed to be gone
+_MOMENT = 1  # seconds
 _KILLED = 128 + 9  # what a container that went down with its shim exits with
 
 
@@ -63,12 +64,13 @@ def start(
     stderr: int | None = None,
     attached: Callable[[], Sequence[Attached]] = tuple,
     by: Spawn | None = None,
+    notice: int | None = None,
     **options: Any,
 ) -> int:
     """Start the created (or exited) container; returns init's pid once the command runs.
 
     `attached` gives who else is attached before the command runs; asked once nobody can become so any more. `by`: what
-    makes the shim, by default `spawn`.
+    makes the shim, by default `spawn`. `notice`, an eventfd(2), can be read once all is said and done; the shim goes then.
     The fds stay the caller's; None reads nothing and writes to the log only. `options`: `open_stdin` keeps a stdin for
     who attaches later (by default there is one where `stdin` is given), `stdin_once` ends it with the first that ends,
     `size` (width, height) of the terminal, `runtime` another OCI runtime's command, `cache` a folder for compiled
@@ -77,11 +79,19 @@ def start(
     with hold(folder):
         if status(folder).runs:
             raise Conflict("the container is already running")
+        _let_go(folder)
         for name in ("run.json", "exit.json"):
             (folder / name).unlink(missing_ok=True)
         alone = _judge(folder, ids)
         options = {"open_stdin": stdin is not None} | options
-        return _start(folder, alone, (stdin, stdout, stderr), attached(), by or spawn, options)
+        return _start(folder, alone, (stdin, stdout, stderr), attached(), by or spawn, notice, options)
+
+
+def _let_go(folder: Path) -> None:
+    """Wait a moment for a shim that has said its last word: its mounts go with it."""
+    if (run := state.read_json(f"{folder}/run.json")) and (fd := state.open_process(run, "shim")) is not None:
+        state.ended(fd, _MOMENT)  # longer only where somebody does not take the last output
+        os.close(fd)
 
 
 @contextlib.contextmanager
@@ -132,15 +142,18 @@ def _alone(config: dict[str, Any], snapshot: dict[str, Any]) -> bool:
 
 
 def _start(
-    folder: Path, alone: str, streams: Streams, attached: Sequence[Attached], by: Spawn, options: dict[str, Any]
-) -> int:
-    options["attached"] = [[fd is not None for fd in theirs] for theirs, _ in attached]
+    folder: Path, alone: str, streams: Streams, attached: Sequence[Attached], by: Spawn, notice: int | None,
+    options: dict[str, Any],
+) -> int:  # fmt: skip
+    options |= {"attached": [[fd is not None for fd in theirs] for theirs, _ in attached]}
+    options |= {"notice": notice is not None}
     status_read, status_write = os.pipe()
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     try:
         fds = [*(null if fd is None else fd for fd in streams), status_write]
         for theirs, line in attached:
             fds += [*(fd for fd in theirs if fd is not None), line]
+        fds += [] if notice is None else [notice]
         try:
             by([str(folder.absolute()), json.dumps(options), alone], fds)
         finally:
@@ -240,6 +253,7 @@ def clean(folder: Path) -> None:
     """Remove `leftovers`; for whoever holds the container (see `hold`)."""
     if status(folder).runs:
         return
+    _let_go(folder)
     if (folder / "oci" / folder.name).is_dir():
         from minirt.runtime import oci
 

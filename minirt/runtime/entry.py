@@ -6,20 +6,23 @@ Where a launcher has made that, which reaps nobody, it becomes the shim itself. 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 from typing import NoReturn
 
 from minirt import linux
-from minirt.errors import StartError
-from minirt.runtime import prepare, state
+from minirt.errors import MinirtError, StartError
+from minirt.runtime import prepare, seccomp, state
+from minirt.runtime.config import check
 from minirt.runtime.shim import STATUS, Shim, tell_failure
 
 
 def main(folder: str, options: str) -> NoReturn:
     """Start the container in `folder` and stay until it has ended (`child.command` calls this)."""
     asked = json.loads(options)
-    last = STATUS + sum(sum(streams) + 1 for streams in asked.get("attached") or ())
+    last = STATUS + sum(sum(streams) + 1 for streams in asked.get("attached") or ()) + bool(asked.get("notice"))
     linux.close_range(last + 1)
     for fd in range(STATUS, last + 1):
         os.set_inheritable(fd, False)
@@ -46,3 +49,20 @@ def main(folder: str, options: str) -> NoReturn:
     except Exception as error:  # the process boundary: the starter gets one line, whatever it was
         tell_failure(error)
     os._exit(0)
+
+
+def rehearse(folder: str, cache: str) -> Iterator[None]:
+    """What the start of this container begins with, step by step. It only looks, and forgets what it finds."""
+    config = state.read_json(os.path.join(folder, "config.json"))
+    yield
+    if config is None:
+        return
+    with contextlib.suppress(MinirtError, OSError, KeyError):  # the start itself will say what is wrong
+        check(config)
+        yield
+        if policy := config["linux"].get("seccomp"):
+            seccomp.compile(policy, cache)
+        yield
+        prepare.place(config, "rehearsal", False)
+        yield
+        json.dumps(config)

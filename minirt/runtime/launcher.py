@@ -48,4 +48,4 @@ def main(soft: str, hard: str) -> None:
         entry.main(folder, options)
 
     resource.setrlimit(resource.RLIMIT_NOFILE, (int(soft), int(hard)))
-    serve(become, fork)
+    serve(become, fork, entry.rehearse, ("", "", "alone") if os.geteuid() == 0 else ())

@@ -84,15 +84,16 @@ class Container:
         known = self._load()
         return {
             **_spec_state(known, self._status(known)),
-            "rootfs": os.path.join(known["bundle"], known["config"]["root"]["path"]),
+            "rootfs": os.path.join(known["bundle"], known["root"]),
             "created": known["created"],
             "owner": "",
         }
 
     @property
     def config(self) -> dict[str, Any]:
-        """config.json as it was at create."""
-        return dict(self._load()["config"])
+        """config.json as it was at create. Raises NotFound."""
+        self._load()
+        return state.read_json(os.path.join(self.folder, "config.json")) or {}
 
     @property
     def pid(self) -> int:
@@ -135,7 +136,8 @@ class Container:
         except FileExistsError:
             raise Conflict(f"container with given ID already exists: {self.id}") from None
         known: dict[str, Any] = {
-            "id": self.id, "bundle": bundle, "created": state.now(), "boot_id": state.boot_id(), "config": config_,
+            "id": self.id, "bundle": bundle, "created": state.now(), "boot_id": state.boot_id(),
+            "root": config_["root"]["path"], "annotations": config_.get("annotations"), "hooks": config_.get("hooks"),
         }  # fmt: skip
         pidfd, pid = -1, 0
         known |= {"cgroup": group.to_json()} if group else {}
@@ -159,7 +161,7 @@ class Container:
                 known["cgroup"] = group.to_json()  # a scope's folders are known by now
             init.gate.close()
             known["init"] = state.identify(state.machine_pid(pidfd))
-            self._follow(known, line, connect)
+            self._follow(known, line, config_, connect)
             _stands_still(line, pid, process)
             self._save(known)
             announce(pid)
@@ -174,9 +176,12 @@ class Container:
                 os.waitpid(pid, 0)
             raise
 
-    def _follow(self, known: dict[str, Any], line: Sync, connect: Callable[[int], None]) -> None:
+    def _follow(
+        self, known: dict[str, Any], line: Sync, config: dict[str, Any], connect: Callable[[int], None]
+    ) -> None:
         """Let init go, and do what acts on it from here: its network, and hooks."""
         line.send({"go": True})
+        state.write_json(os.path.join(self.folder, "config.json"), config)
         connect(known["init"]["pid"])
         if line.receive() is None:
             raise StartError("the container's init was killed while it was set up")
@@ -278,13 +283,13 @@ class Container:
             hint = " (use --ignore-paused to override)" if status == "paused" else ""
             raise Conflict(f"cannot exec in a {status} container{hint}")
         with prepare.held(known) as init:
-            config, group = known["config"], self._cgroup(known)
+            config, group = self.config, self._cgroup(known)
             filter_ = self._filter(config["linux"].get("seccomp"))
             body = Exec(process, streams=streams, console=console, filter=filter_, preserve=preserve)
-            options: dict[str, Any] = {"fork": group.fork} if group else {}
-            with prepare.joined(known, init) as wanted:
-                enter = functools.partial(_enter, body)
-                pid, pidfd, line = namespaces.spawn(wanted, IdMapping(), body.run, enter=enter, **options)
+            options: dict[str, Any] = {"enter": functools.partial(_enter, body)}
+            options |= {"fork": group.fork} if group else {}
+            with prepare.joined(config, known["init"]["pid"], init) as wanted:
+                pid, pidfd, line = namespaces.spawn(wanted, IdMapping(), body.run, **options)
         try:
             line.send({"go": True})
             _stands_still(line, pid, process)
@@ -380,18 +385,18 @@ def _spec_state(known: dict[str, Any], status: str) -> dict[str, Any]:
     pid = known["init"]["pid"] if "init" in known and status != "stopped" else 0
     return {
         "ociVersion": VERSION, "id": known["id"], "status": status, "pid": pid, "bundle": known["bundle"],
-        "annotations": known["config"].get("annotations") or {},
+        "annotations": known.get("annotations") or {},
     }  # fmt: skip
 
 
 def _hooks(known: dict[str, Any], stage: str, now: dict[str, Any], tell: bool = False) -> None:
     """Run the hooks of a stage; with `tell`, the first that fails is only told (poststop)."""
-    if not (known["config"].get("hooks") or {}).get(stage):
+    if not (known.get("hooks") or {}).get(stage):
         return
     from minirt.runtime import hooks
 
     try:
-        hooks.run(known["config"], stage, now)
+        hooks.run(known, stage, now)
     except StartError as error:
         if not tell:
             raise

@@ -141,8 +141,8 @@ def held(known: dict[str, Any]) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def joined(known: dict[str, Any], init: int) -> Iterator[list[dict[str, Any]]]:
-    """The namespaces of a container's init, held open to be joined by another process. Raises Conflict.
+def joined(config: dict[str, Any], pid: int, init: int) -> Iterator[list[dict[str, Any]]]:
+    """The namespaces of a container's init `pid`, held open to be joined by another process. Raises Conflict.
 
     `init` is its pidfd, looked at after they are opened: if it has ended, its number may have become another process',
     and that one's namespaces are the machine's.
@@ -150,9 +150,7 @@ def joined(known: dict[str, Any], init: int) -> Iterator[list[dict[str, Any]]]:
     with contextlib.ExitStack() as held:
         wanted = []
         try:
-            for entry in namespaces.of(
-                known["init"]["pid"], [entry["type"] for entry in known["config"]["linux"]["namespaces"]]
-            ):
+            for entry in namespaces.of(pid, [entry["type"] for entry in config["linux"]["namespaces"]]):
                 fd = os.open(entry["path"], os.O_RDONLY | os.O_CLOEXEC)
                 held.callback(os.close, fd)
                 wanted.append({"type": entry["type"], "path": f"/proc/self/fd/{fd}"})

@@ -10,7 +10,8 @@ lost by then), and the mounts go with its mount namespace. (With `--pid host` or
 then `system prune` ends what a killed shim left.) It mounts the rootfs, drives an OCI runtime (ours, or another as a
 command), copies the streams, keeps the log, answers on `shim.sock`, records the exit.
 fds: 0, 1, 2 are the given streams (/dev/null for none); 3 takes one line of JSON for the starter: `{"pid"}` once the
-command runs, or `{"error", "exit_code"}`; from 4 on are the streams and the line of each who is attached already.
+command runs, or `{"error", "exit_code"}`; from 4 on are the streams and the line of each who is attached already, and
+last an eventfd where somebody wants notice of the end.
 Sources: pid_namespaces(7), pidfd_open(2). Taught in chapter 08.
 """
 
@@ -74,6 +75,7 @@ class Shim:
         self._processes: dict[str, Process] = {}  # init is ""
         self._log: Log | None = None
         self._peers: dict[int, int] = {}
+        self._notice = -1
         self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         self._disconnect: Callable[[], None] = lambda: None
 
@@ -97,15 +99,11 @@ class Shim:
             run["init"] = state.identify(self._first(init))
             run["cgroup"] = group.to_json() if (group := self._runtime.cgroup) else None
             self._take_given(init)
-            self._log = Log(os.path.join(self._folder, "log"), **self._options.get("log") or {})
+            if not isinstance(self._runtime, oci.Container):  # with ours that was done while init mounted
+                self._prepare(run["init"]["pid"])
             for output in init.outputs:
                 output.log = self._log
-            state.reserve(exit_path)
-            listener = control.listen(self._folder)
-            self._pump.watched[listener.fileno()] = lambda: self._accept(listener)
             state.write_json(os.path.join(self._folder, "run.json"), {**run, "started": state.now()})
-            if not isinstance(self._runtime, oci.Container):  # ours has connected it while init mounted
-                self._connect(run["init"]["pid"])
             self._runtime.start()
             _tell({"pid": run["init"]["pid"]})
         except Exception as error:  # the process boundary, as above; init dies with this namespace
@@ -158,11 +156,22 @@ class Shim:
             if process is init and (lost := [sink.error for sink in sinks if sink.error]):
                 state.write_json(path, {**end, "error": lost[0]})
             process.close()
+        if self._notice >= 0:  # sooner than by our own end, which unmounts
+            os.eventfd_write(self._notice, 1)
 
     def _network(self) -> dict[str, Any] | None:
         """Its network, as network.json says; None where nothing is to be done for it."""
         settings = state.read_json(os.path.join(self._folder, "network.json"))
         return settings if settings and settings["mode"] not in ("none", "host") else None
+
+    def _prepare(self, pid: int) -> None:
+        """What there is to do while init mounts: its network, its log, the room for its end, the door for requests."""
+        state.write_json(os.path.join(self._folder, "config.json"), self._completed)
+        self._connect(pid)
+        self._log = Log(os.path.join(self._folder, "log"), **self._options.get("log") or {})
+        state.reserve(os.path.join(self._folder, "exit.json"))
+        listener = control.listen(self._folder)
+        self._pump.watched[listener.fileno()] = lambda: self._accept(listener)
 
     def _connect(self, pid: int) -> None:
         if settings := self._network():
@@ -184,7 +193,7 @@ class Shim:
     def _create(self, streams: tuple[int | None, int, int], console: int | None) -> tuple[int, int]:
         more: dict[str, Any] = {"peers": self._peers} if self._peers else {}
         if isinstance(self._runtime, oci.Container):
-            more["connect"] = self._connect
+            more["connect"] = self._prepare
         return self._runtime.create(self._folder, config=self._config, streams=streams, console=console, **more)
 
     def _take_given(self, init: Process) -> None:
@@ -198,27 +207,32 @@ class Shim:
         for streams in self._options.get("attached") or ():
             fds = [next(numbers) if given else None for given in streams]
             init.attach(fds, self._admit(socket.socket(fileno=next(numbers))))
+        if self._options.get("notice"):
+            self._notice = next(numbers)
 
     def _complete(self) -> None:
         """What of config.json could not be known before: who USER is, which processes' namespaces are joined."""
         config, path = self._config, os.path.join(self._folder, "user")
-        if changed := os.path.exists(path):
+        if os.path.exists(path):
             with open(path, "rb") as file:
                 self._become(config["process"], os.fsdecode(file.read()))
         if (size := self._options.get("size")) and config["process"].get("terminal"):
             config["process"]["consoleSize"] = {"width": size[0], "height": size[1]}
-            changed = True
-        if changed:
-            state.write_json(os.path.join(self._folder, "config.json"), config)
         config_json.check(config)
+        self._completed = config
         if self._in_user_namespace:
-            for entry in config["linux"]["namespaces"]:
-                if entry["type"] == "user":
-                    entry["path"] = "/proc/self/ns/user"
-                elif entry["type"] == "network" and not entry.get("path") and self._network():
-                    from minirt.runtime.network import slirp
+            entries = [{**entry, **self._entered(entry)} for entry in config["linux"]["namespaces"]]
+            self._config = {**config, "linux": {**config["linux"], "namespaces": entries}}
 
-                    entry["path"] = slirp.namespace(self._folder)
+    def _entered(self, entry: dict[str, Any]) -> dict[str, str]:
+        """The namespace that we are in already, or hold already, instead of a new one."""
+        if entry["type"] == "user":
+            return {"path": "/proc/self/ns/user"}
+        if entry["type"] == "network" and not entry.get("path") and self._network():
+            from minirt.runtime.network import slirp
+
+            return {"path": slirp.namespace(self._folder)}
+        return {}
 
     @property
     def _groups(self) -> list[str]:
