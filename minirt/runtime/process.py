@@ -50,6 +50,7 @@ class Process:
         self.env = dict(entry.split("=", 1) for entry in spec.get("env") or () if "=" in entry)
         self.cwd = self.proc = -1
         self.program = ""
+        self._ignored: list[int] = []
 
     def keep(self) -> None:
         """Before we see anything of the container's: the machine's /proc, for what must be read or written there."""
@@ -151,6 +152,7 @@ class Process:
             os.setgroups(groups)
         elif set(groups) - {gid}:
             raise StartError("supplementary groups cannot be set here: this user namespace denies it")
+        self._ignored = _ignored(self.proc)
         os.close(self.proc)
         os.setresgid(gid, gid, gid)
         os.setresuid(uid, uid, uid)
@@ -183,8 +185,8 @@ class Process:
     def command(self) -> NoReturn:
         """Become the command."""
         linux.close_range(3 + self.preserve, cloexec=True)
-        for number in {*range(1, signal.NSIG)} - {signal.SIGKILL, signal.SIGSTOP}:
-            linux.default_action(number)  # whatever who started us ignores
+        for number in self._ignored:
+            linux.default_action(number)  # execve(2) itself takes away only what is handled
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         try:
             if self.filter:
@@ -194,6 +196,13 @@ class Process:
             # The file is there and executable, but not a program: docker says so on stderr and exits with 1.
             os.write(2, f"exec {self.program}: {(error.strerror or '').lower()}\n".encode())
         os._exit(1)
+
+
+def _ignored(proc: int) -> list[int]:
+    """The signals that whoever started us ignores, proc(5) SigIgn."""
+    with open(os.open("self/status", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc), "rb", buffering=0) as file:
+        mask = next(int(line.split()[1], 16) for line in file.read().splitlines() if line.startswith(b"SigIgn:"))
+    return [number for number in range(1, signal.NSIG) if mask >> number - 1 & 1]
 
 
 def _own_null() -> int | None:

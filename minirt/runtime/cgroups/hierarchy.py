@@ -8,6 +8,7 @@ passes on none ("no internal processes"). Sources: cgroups(7), cgroup-v2.rst, pr
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import NamedTuple
 
@@ -39,7 +40,8 @@ class Hierarchy(NamedTuple):
 def mounted() -> list[Hierarchy]:
     """Every tree this process can see, the first mount of each."""
     with open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape") as file:
-        ours = [line.rstrip("\n").split(":", 2)[1:] for line in file]
+        lines = [line.rstrip("\n").split(":", 2)[1:] for line in file]
+    ours = [(names, set(names.split(",")), own) for names, own in lines]
     found: dict[str, Hierarchy] = {}
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
         for line in file:
@@ -48,8 +50,9 @@ def mounted() -> list[Hierarchy]:
             before, _, after = line.rstrip("\n").partition(" - ")
             kind, _, options = after.split(" ", 2)
             root, point = (_plain(word) for word in before.split(" ")[3:5])
-            for names, own in ours:
-                fits = kind == "cgroup2" if not names else set(names.split(",")) <= set(options.split(","))
+            mounted_with = set(options.split(","))
+            for names, controllers, own in ours:
+                fits = kind == "cgroup2" if not names else controllers <= mounted_with
                 if fits and names not in found:
                     hierarchy = Hierarchy(tuple(names.split(",")), point, root, None)
                     found[names] = Hierarchy(hierarchy.controllers, point, root, hierarchy.seen(own))
@@ -102,6 +105,11 @@ def make(point: str, folder: str, made: list[str]) -> None:
     """Make the group and those above it, each noted in `made` at once; tell v2's to pass their controllers on."""
     here, v2 = point, os.path.exists(f"{point}/cgroup.controllers")
     cpuset = not v2 and os.path.exists(f"{point}/cpuset.memory_migrate")
+    with contextlib.suppress(FileNotFoundError, FileExistsError):
+        if not v2 and not cpuset:  # mostly those above are there, and have nothing to be told
+            os.mkdir(folder, 0o755)
+            made.append(folder)
+            return
     for name in filter(None, os.path.relpath(folder, point).split("/")):
         if name == ".":
             continue
