@@ -41,10 +41,15 @@ def seal() -> None:
             os.close(own)
         elif sys.orig_argv[1:3] == ["-I", "-S"]:
             os.execve(sealed_interpreter(), sys.orig_argv, os.environ)
-        with open("/proc/self/comm", "w", encoding="ascii") as file:
-            file.write("minirt")
+        name("minirt")
     except OSError:  # a machine that executes nothing from memory: its containers are what cannot be started
         return
+
+
+def name(text: str) -> None:
+    """What `ps` calls this process, proc(5) comm."""
+    with open("/proc/self/comm", "w", encoding="ascii") as file:
+        file.write(text)
 
 
 def _sealed() -> int | None:

@@ -125,6 +125,7 @@ def _ahead(become: Callable[..., int], fork: Callable[[], int], rehearsal: Itera
     try:
         os.close(0)  # the line is the nursery's alone: its end is ours
         ours.close()
+        child.name("minirt-ahead")
         while not _ready(theirs, 0) and next(rehearsal, rehearsal) is None:
             pass
         if not _ready(theirs, _AHEAD):
@@ -132,6 +133,7 @@ def _ahead(become: Callable[..., int], fork: Callable[[], int], rehearsal: Itera
         message, fds, _, _ = socket.recv_fds(theirs, _MESSAGE, _MOST, socket.MSG_CMSG_CLOEXEC)
         theirs.close()
         if message:
+            child.name("minirt")
             _become(become, json.loads(message), fds)
     finally:
         os._exit(0)

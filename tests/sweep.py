@@ -348,10 +348,12 @@ def clean(machine: Machine) -> None:
 
 
 def serves(pid: int, words: str) -> bool:
-    """Whether it is a daemon, or the launcher of one that lives."""
+    """Whether it is a daemon, the launcher of one that lives, or what that has forked ahead."""
     if " minirt.daemon " in words:
         return True
     try:
+        if Path(f"/proc/{pid}/comm").read_text() == "minirt-ahead\n":
+            return True
         parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]
         above = Path(f"/proc/{parent}/cmdline").read_bytes()
     except OSError:

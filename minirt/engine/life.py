@@ -153,7 +153,8 @@ class Life:
             options = _streams(record, size) | driven(record["HostConfig"], self._store.root)
             ids = IdMapping.from_json(record["ids"])
             by = self.launcher.spawn if self.launcher else None
-            pid = runtime.start(folder, ids, *streams, attached, by, notice, **options)
+            alone = os.geteuid() == 0 and not ids.faked and not record["HostConfig"].get("PidMode")
+            pid = runtime.start(folder, ids, *streams, attached, by, notice, alone, **options)
         except runtime.Busy:
             raise
         except Conflict:

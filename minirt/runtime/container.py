@@ -65,12 +65,14 @@ def start(
     attached: Callable[[], Sequence[Attached]] = tuple,
     by: Spawn | None = None,
     notice: int | None = None,
+    alone: bool = False,
     **options: Any,
 ) -> int:
     """Start the created (or exited) container; returns init's pid once the command runs.
 
     `attached` gives who else is attached before the command runs; asked once nobody can become so any more. `by`: what
-    makes the shim, by default `spawn`. `notice`, an eventfd(2), can be read once all is said and done; the shim goes then.
+    makes the shim, by default `spawn`. `notice`: an eventfd(2) that can be read once all is said; the shim goes then.
+    `alone`: the caller knows that it is root's, with a pid namespace of its own.
     The fds stay the caller's; None reads nothing and writes to the log only. `options`: `open_stdin` keeps a stdin for
     who attaches later (by default there is one where `stdin` is given), `stdin_once` ends it with the first that ends,
     `size` (width, height) of the terminal, `runtime` another OCI runtime's command, `cache` a folder for compiled
@@ -82,9 +84,9 @@ def start(
         _let_go(folder)
         for name in ("run.json", "exit.json"):
             (folder / name).unlink(missing_ok=True)
-        alone = _judge(folder, ids)
+        word = "alone" if alone else _judge(folder, ids)
         options = {"open_stdin": stdin is not None} | options
-        return _start(folder, alone, (stdin, stdout, stderr), attached(), by or spawn, notice, options)
+        return _start(folder, word, (stdin, stdout, stderr), attached(), by or spawn, notice, options)
 
 
 def _let_go(folder: Path) -> None:
@@ -238,6 +240,7 @@ def leftovers(folder: Path) -> list[str]:
     """What a container that does not run still has outside its folder, a line each: its shim was killed."""
     if status(folder).runs:
         return []
+    _let_go(folder)
     group, found = cgroup(folder), []
     run = state.read_json(str(folder / "run.json"))
     fd = state.open_process(run, "init") if run else None

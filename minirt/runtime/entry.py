@@ -10,13 +10,14 @@ import contextlib
 import json
 import os
 from collections.abc import Iterator
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from minirt import linux
 from minirt.errors import MinirtError, StartError
 from minirt.runtime import prepare, seccomp, state
+from minirt.runtime.answer import STATUS, tell_failure
 from minirt.runtime.config import check
-from minirt.runtime.shim import STATUS, Shim, tell_failure
+from minirt.runtime.shim import Shim
 
 
 def main(folder: str, options: str) -> NoReturn:
@@ -29,7 +30,7 @@ def main(folder: str, options: str) -> NoReturn:
     try:
         os.setsid()
         os.chdir("/")
-        config = state.read_json(os.path.join(folder, "config.json"))
+        config, checked = _config(folder)
         snapshot = state.read_json(os.path.join(folder, "rootfs.json"))
         if config is None or snapshot is None:
             raise StartError("config.json or rootfs.json of the container is missing or torn")
@@ -40,9 +41,9 @@ def main(folder: str, options: str) -> NoReturn:
                 proot.Shim(folder, config, snapshot, asked, False).run()
             os._exit(0)
         if os.getpid() == 1:
-            Shim(folder, config, snapshot, asked, False).run()
+            Shim(folder, config, snapshot, asked, False, checked).run()
         inside = prepare.enter_user_namespace(config)
-        if any(entry["type"] == "pid" and not entry.get("path") for entry in config["linux"]["namespaces"]):
+        if prepare.own(config, "pid"):
             linux.unshare(linux.CLONE_NEWPID)  # else it shares one that has to be reached from here, setns(2)
         if os.fork() == 0:
             Shim(folder, config, snapshot, asked, inside).run()
@@ -51,18 +52,41 @@ def main(folder: str, options: str) -> NoReturn:
     os._exit(0)
 
 
+_rehearsed: tuple[list[int], dict[str, Any]] | None = None  # which file, and what is in it: it was checked
+
+
 def rehearse(folder: str, cache: str) -> Iterator[None]:
-    """What the start of this container begins with, step by step. It only looks, and forgets what it finds."""
-    config = state.read_json(os.path.join(folder, "config.json"))
-    yield
-    if config is None:
-        return
+    """What the start of this container begins with, step by step. It only looks."""
+    global _rehearsed
     with contextlib.suppress(MinirtError, OSError, KeyError):  # the start itself will say what is wrong
+        key, config = _key(folder), state.read_json(_path(folder))
+        yield
+        if config is None:
+            return
         check(config)
+        _rehearsed = key, config
         yield
         if policy := config["linux"].get("seccomp"):
-            seccomp.compile(policy, cache)
+            seccomp.foresee(policy, cache)
         yield
-        prepare.place(config, "rehearsal", False)
+        prepare.foresee(config, os.path.basename(folder))
         yield
         json.dumps(config)
+
+
+def _config(folder: str) -> tuple[dict[str, Any] | None, bool]:
+    """config.json, and whether it is checked already."""
+    with contextlib.suppress(FileNotFoundError):
+        if _rehearsed and _rehearsed[0] == _key(folder):
+            return _rehearsed[1], True
+    return state.read_json(_path(folder)), False
+
+
+def _path(folder: str) -> str:
+    return os.path.join(folder, "config.json")
+
+
+def _key(folder: str) -> list[int]:
+    """Which file it is: it changes by rename alone."""
+    file = os.stat(_path(folder))
+    return [file.st_dev, file.st_ino, file.st_mtime_ns, file.st_size]

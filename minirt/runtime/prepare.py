@@ -23,6 +23,9 @@ from minirt.userns import IdMapping
 _ELSEWHERE = re.compile("/proc/([0-9]+)/root(/.*)")
 
 
+_foreseen: dict[tuple[str, str, bool], cgroups.Cgroup | None] = {}
+
+
 def is_root() -> bool:
     """Root of the machine, or of what it takes for one."""
     with open("/proc/self/uid_map", encoding="ascii") as file:
@@ -31,10 +34,12 @@ def is_root() -> bool:
 
 def place(config: dict[str, Any], id: str, systemd: bool) -> cgroups.Cgroup | None:
     """The container's place among the cgroups; None where none can be made and no limit or device rule is asked for."""
-    resources = config["linux"].get("resources") or {}
+    resources, path = config["linux"].get("resources") or {}, config["linux"].get("cgroupsPath") or ""
+    if (path, id, systemd) in _foreseen:
+        return _foreseen.pop((path, id, systemd))
     rootless = not is_root()
     try:
-        return cgroups.locate(config["linux"].get("cgroupsPath") or "", id, systemd=systemd, rootless=rootless)
+        return cgroups.locate(path, id, systemd=systemd, rootless=rootless)
     except Unsupported:
         limits = {key: value for key, value in resources.items() if key != "devices"}
         if (resources.get("devices") and not rootless) or any_limit(limits):
@@ -42,8 +47,18 @@ def place(config: dict[str, Any], id: str, systemd: bool) -> cgroups.Cgroup | No
         return None
 
 
+def foresee(config: dict[str, Any], id: str) -> None:
+    """Look for its place a moment before it is asked for."""
+    _foreseen[config["linux"].get("cgroupsPath") or "", id, False] = place(config, id, False)
+
+
 def any_limit(value: Any) -> bool:
     return any(map(any_limit, value.values())) if isinstance(value, dict) else bool(value)
+
+
+def own(config: dict[str, Any], kind: str) -> bool:
+    """Whether it gets a namespace of this kind that nobody had before."""
+    return any(entry["type"] == kind and not entry.get("path") for entry in config["linux"]["namespaces"])
 
 
 def mapping(config: dict[str, Any]) -> IdMapping:

@@ -166,7 +166,13 @@ def _number(where: str, holder: dict[str, Any], field: str, largest: int) -> Non
         raise InvalidInput(f"{where}.{field}: {value!r} is not a number from 0 to {largest}")
 
 
-_last: tuple[dict[str, Any], str | None, bytes] | None = None  # what `compile` did last: most have docker's policy
+_foreseen: tuple[dict[str, Any], str, bytes] | None = None
+
+
+def foresee(policy: dict[str, Any], cache: str) -> None:
+    """Compile it a moment before it is asked for."""
+    global _foreseen
+    _foreseen = policy, cache, compile(policy, cache)
 
 
 def compile(policy: dict[str, Any], cache: str | None) -> bytes:
@@ -174,9 +180,8 @@ def compile(policy: dict[str, Any], cache: str | None) -> bytes:
 
     Raises InvalidInput for a policy that `check` or libseccomp refuses, Unsupported where there is no libseccomp.
     """
-    global _last
-    if _last and _last[:2] == (policy, cache):
-        return _last[2]
+    if _foreseen and _foreseen[:2] == (policy, cache):
+        return _foreseen[2]
     path, version = _library()
     cache = cache if version else None
     shape = [policy, *os.uname()[2:], path, *version]
@@ -191,7 +196,6 @@ def compile(policy: dict[str, Any], cache: str | None) -> bytes:
             raise InvalidInput(f"linux.seccomp: {len(program) // 8} instructions, the kernel takes {_MAX_INSTRUCTIONS}")
         if cache:
             _remember(cache, key, program)
-    _last = policy, cache, program
     return program
 
 

@@ -31,6 +31,7 @@ from minirt import linux
 from minirt.errors import Conflict, MinirtError, StartError
 from minirt.runtime import config as config_json
 from minirt.runtime import control, mounts, namespaces, oci, prepare, rootfs, state, terminal, user
+from minirt.runtime.answer import STATUS, hush, tell, tell_failure
 from minirt.runtime.log import Log
 from minirt.runtime.pump import Pump, flush
 from minirt.runtime.streams import Client, Make, Process
@@ -38,38 +39,19 @@ from minirt.runtime.streams import Client, Make, Process
 if TYPE_CHECKING:
     from minirt.runtime import external
 
-STATUS = 3
 _EXEC = re.compile("[0-9A-Za-z_-]{1,128}")
 _NULL = os.makedev(1, 3) if hasattr(os, "makedev") else 0
 
 
-def _tell(answer: dict[str, Any]) -> None:
-    try:
-        os.write(STATUS, json.dumps(answer).encode() + b"\n")
-    except BrokenPipeError:
-        return  # the starter went away; run.json says what there is to know
-    finally:
-        _hush()
-
-
-def _hush(shim: int = 0) -> None:
-    """Hold the starter up no longer: a shim once it is told, a child of it at birth. The number stays taken."""
-    if not shim or os.getppid() == shim:
-        os.dup2(2, STATUS, inheritable=False)
-
-
-def tell_failure(error: Exception) -> None:
-    """Tell the starter, in one line, why there is no container."""
-    _tell({"error": namespaces.describe(error), "exit_code": error.exit_code if isinstance(error, StartError) else 125})
-
-
 class Shim:
-    """`options` are of `container.start`: `open_stdin`, `stdin_once`, `size`, `runtime`; `attached` as fds have it."""
+    """`options` are of `container.start`: `open_stdin`, `stdin_once`, `size`, `runtime`; `attached` as fds have it.
+    `inside`: the bundle's user namespace is ours; `checked`: all but the process' last words is known to be right."""
 
     def __init__(
-        self, folder: str, config: dict[str, Any], snapshot: dict[str, Any], options: dict[str, Any], inside: bool
-    ) -> None:
-        self._in_user_namespace = inside
+        self, folder: str, config: dict[str, Any], snapshot: dict[str, Any], options: dict[str, Any], inside: bool,
+        checked: bool = False,
+    ) -> None:  # fmt: skip
+        self._in_user_namespace, self._checked = inside, checked
         self._folder, self._config, self._snapshot, self._options = folder, config, snapshot, options
         self._pump = Pump()
         self._processes: dict[str, Process] = {}  # init is ""
@@ -85,7 +67,7 @@ class Shim:
             # To pid 1 of a namespace no signal comes by default, but SIGKILL from outside.
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             shim = os.getpid()
-            os.register_at_fork(after_in_child=lambda: _hush(shim))
+            os.register_at_fork(after_in_child=lambda: hush(shim))
             run: dict[str, Any] = {"boot_id": state.boot_id(), "shim": state.identify("self")}
             self._enter()
             self._complete()
@@ -105,7 +87,7 @@ class Shim:
                 output.log = self._log
             state.write_json(os.path.join(self._folder, "run.json"), {**run, "started": state.now()})
             self._runtime.start()
-            _tell({"pid": run["init"]["pid"]})
+            tell({"pid": run["init"]["pid"]})
         except Exception as error:  # the process boundary, as above; init dies with this namespace
             with contextlib.suppress(Exception):
                 self._disconnect()
@@ -144,7 +126,8 @@ class Shim:
                 signal.pidfd_send_signal(process.pidfd, signal.SIGKILL)
                 process.ended(os.waitpid(process.pid, 0)[1])
                 self._note(name)
-        self._runtime.delete(force=True)
+        if not (alone := prepare.own(self._config, "pid")):  # all have ended with init
+            self._runtime.delete(force=True)
         self._log.close()
         end |= {"finished": state.now(), "error": self._log.error}
         with contextlib.suppress(FileNotFoundError):
@@ -158,6 +141,8 @@ class Shim:
             process.close()
         if self._notice >= 0:  # sooner than by our own end, which unmounts
             os.eventfd_write(self._notice, 1)
+        if alone:  # nothing of it lives any more: nobody has to wait for what is left to be taken away
+            self._runtime.delete(force=True)
 
     def _network(self) -> dict[str, Any] | None:
         """Its network, as network.json says; None where nothing is to be done for it."""
@@ -218,7 +203,10 @@ class Shim:
                 self._become(config["process"], os.fsdecode(file.read()))
         if (size := self._options.get("size")) and config["process"].get("terminal"):
             config["process"]["consoleSize"] = {"width": size[0], "height": size[1]}
-        config_json.check(config)
+        if self._checked:
+            config_json.check_process(config["process"])
+        else:
+            config_json.check(config)
         self._completed = config
         if self._in_user_namespace:
             entries = [{**entry, **self._entered(entry)} for entry in config["linux"]["namespaces"]]
