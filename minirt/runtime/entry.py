@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from minirt import linux
 from minirt.errors import MinirtError, StartError
-from minirt.runtime import prepare, seccomp, state
+from minirt.runtime import namespaces, prepare, seccomp, state
 from minirt.runtime.answer import STATUS, tell_failure
 from minirt.runtime.config import check
 from minirt.runtime.shim import Shim
@@ -24,7 +24,7 @@ def main(folder: str, options: str) -> NoReturn:
     """Start the container in `folder` and stay until it has ended (`child.command` calls this)."""
     asked = json.loads(options)
     last = STATUS + sum(sum(streams) + 1 for streams in asked.get("attached") or ()) + bool(asked.get("notice"))
-    linux.close_range(last + 1)
+    linux.close_range(namespaces.bring(last + 1))
     for fd in range(STATUS, last + 1):
         os.set_inheritable(fd, False)
     try:
@@ -70,6 +70,9 @@ def rehearse(folder: str, cache: str) -> Iterator[None]:
             seccomp.foresee(policy, cache)
         yield
         prepare.foresee(config, os.path.basename(folder))
+        yield
+        if prepare.own(config, "network") and not prepare.own(config, "user"):
+            namespaces.foresee()
         yield
         json.dumps(config)
 

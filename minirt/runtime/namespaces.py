@@ -23,7 +23,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 from minirt import linux, userns
@@ -40,6 +40,7 @@ FILES = {
 }  # fmt: skip
 _LATER = ("network", "ipc", "uts", "cgroup")  # what a process itself may move to, whatever else it is in
 _MAX_MESSAGE = 65536
+_ASIDE = 512  # a descriptor above all that a request brings
 Fork = Callable[[int], "tuple[int, Callable[[], None]]"]  # with these flags; the pid, and what the child calls first
 
 
@@ -141,6 +142,50 @@ def spawn(
         linux.prctl(linux.PR_SET_CHILD_SUBREAPER, 0)  # orphans of a shared pid namespace are its own init's to reap
 
 
+_network = -1  # one that is made already
+
+
+def foresee() -> None:
+    """Make the network namespace of the next child: that takes the kernel as long as a fork. For root's."""
+    import fcntl
+
+    global _network
+    own = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    linux.unshare(linux.CLONE_NEWNET)
+    made = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    linux.setns(own, linux.CLONE_NEWNET)
+    _network = fcntl.fcntl(made, fcntl.F_DUPFD_CLOEXEC, _ASIDE)
+    os.close(made)
+    os.close(own)
+
+
+def bring(place: int) -> int:
+    """Have it at this descriptor, where there is one; the first that is free then."""
+    global _network
+    if _network < 0:
+        return place
+    _network = os.dup2(_network, place, inheritable=False)
+    return place + 1
+
+
+@contextlib.contextmanager
+def _foreseen(flags: int) -> Iterator[int]:
+    """What is still to be made of these, by a child that is born meanwhile."""
+    global _network
+    if not flags & linux.CLONE_NEWNET or _network < 0:
+        yield flags
+        return
+    own = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    linux.setns(_network, linux.CLONE_NEWNET)
+    os.close(_network)
+    _network = -1
+    try:
+        yield flags & ~linux.CLONE_NEWNET
+    finally:
+        linux.setns(own, linux.CLONE_NEWNET)
+        os.close(own)
+
+
 def _flags(namespaces: list[dict[str, Any]]) -> int:
     """clone(2)'s flags where the child can be born in all but what is joined or made later; else 0."""
     flags = 0
@@ -167,15 +212,16 @@ def _clone(
     """`spawn` without a middle; None where the kernel refuses: the middle tries, and says why not."""
     end, line = Sync.pair()
     try:
-        pid, begin = fork(flags)
+        with _foreseen(flags) as rest:
+            pid, begin = fork(rest)
+            if pid == 0:
+                end.close()
+                left = [entry for entry in namespaces if entry.get("path") or entry["type"] == "cgroup"]
+                _set_up(line, left, begin, enter, lambda: body(line))
     except OSError:
         end.close()
         line.close()
         return None
-    if pid == 0:
-        end.close()
-        left = [entry for entry in namespaces if entry.get("path") or entry["type"] == "cgroup"]
-        _set_up(line, left, begin, enter, lambda: body(line))
     line.close()
     try:
         admit(pid)

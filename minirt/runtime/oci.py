@@ -183,14 +183,15 @@ class Container:
         line.send({"go": True})
         state.write_json(os.path.join(self.folder, "config.json"), config)
         connect(known["init"]["pid"])
-        if line.receive() is None:
-            raise StartError("the container's init was killed while it was set up")
-        now = _spec_state(known, "creating")
-        _hooks(known, "prestart", now)
-        _hooks(known, "createRuntime", now)
+        stages = ("prestart", "createRuntime")
+        if any((known["hooks"] or {}).get(stage) for stage in stages):  # else nobody has to wait until all is mounted
+            if line.receive() is None:
+                raise StartError("the container's init was killed while it was set up")
+            for stage in stages:
+                _hooks(known, stage, _spec_state(known, "creating"))
         line.send(_spec_state(known, "created"))
 
-    def start(self) -> None:
+    def start(self, meanwhile: Callable[[], None] = lambda: None) -> None:
         """Let the command run. Raises Conflict where it is not `created`, StartError where it does not come to run."""
         known = self._load()
         with Place(self.folder) as place, _packets() as gate:
@@ -198,6 +199,7 @@ class Container:
                 status = self._status(known).replace("running", "already started")
                 raise Conflict(f"cannot start a container that has {status}")
             gate.send(START)
+            meanwhile()
             os.unlink(f"{place}/start.sock")
             Sync(gate).receive()
         try:
@@ -372,13 +374,12 @@ def _enter(process: Process) -> None:
 
 def _stands_still(line: Sync, pid: int, process: dict[str, Any]) -> None:
     """Until only the command's start is left to do; it is given its limits on the way."""
-    message = line.receive()
-    if message and message.get("limits"):
-        prepare.limit(pid, process)
-        line.send({"go": True})
-        message = line.receive()
-    if message is None:
-        raise StartError("the process was killed while it was set up")
+    while "ready" not in (message := line.receive() or {}):
+        if not message:
+            raise StartError("the process was killed while it was set up")
+        if "limits" in message:
+            prepare.limit(pid, process)
+            line.send({"go": True})
 
 
 def _spec_state(known: dict[str, Any], status: str) -> dict[str, Any]:

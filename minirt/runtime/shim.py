@@ -29,8 +29,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from minirt import linux
 from minirt.errors import Conflict, MinirtError, StartError
+from minirt.runtime import cgroups, control, mounts, namespaces, oci, prepare, rootfs, state, terminal, user
 from minirt.runtime import config as config_json
-from minirt.runtime import control, mounts, namespaces, oci, prepare, rootfs, state, terminal, user
 from minirt.runtime.answer import STATUS, hush, tell, tell_failure
 from minirt.runtime.log import Log
 from minirt.runtime.pump import Pump, flush
@@ -58,6 +58,7 @@ class Shim:
         self._log: Log | None = None
         self._peers: dict[int, int] = {}
         self._notice = -1
+        self._group: cgroups.Cgroup | None = None
         self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         self._disconnect: Callable[[], None] = lambda: None
 
@@ -79,14 +80,22 @@ class Shim:
             while self._peers:
                 os.close(self._peers.popitem()[1])
             run["init"] = state.identify(self._first(init))
-            run["cgroup"] = group.to_json() if (group := self._runtime.cgroup) else None
-            self._take_given(init)
-            if not isinstance(self._runtime, oci.Container):  # with ours that was done while init mounted
+            self._group = self._runtime.cgroup
+
+            def settle() -> None:
+                """What there is to do while the command begins; before it, where another runtime begins it."""
+                run["cgroup"] = self._group.to_json() if self._group else None
+                self._take_given(init)
+                for output in init.outputs:
+                    output.log = self._log
+                state.write_json(os.path.join(self._folder, "run.json"), {**run, "started": state.now()})
+
+            if isinstance(self._runtime, oci.Container):
+                self._runtime.start(settle)
+            else:
                 self._prepare(run["init"]["pid"])
-            for output in init.outputs:
-                output.log = self._log
-            state.write_json(os.path.join(self._folder, "run.json"), {**run, "started": state.now()})
-            self._runtime.start()
+                settle()
+                self._runtime.start()
             tell({"pid": run["init"]["pid"]})
         except Exception as error:  # the process boundary, as above; init dies with this namespace
             with contextlib.suppress(Exception):
@@ -117,7 +126,7 @@ class Shim:
     def _end(self, path: str, init: Process) -> None:
         """Init has ended, and with its pid namespace all the others: take their last words and write down how."""
         assert self._log is not None
-        group = self._runtime.cgroup
+        group = self._group
         end: dict[str, Any] = {"exit_code": init.code, "oom_killed": bool(group and group.oom_kills())}
         with contextlib.suppress(MinirtError):  # what cannot be taken away now, `system prune` finds
             self._disconnect()
