@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from minirt import __version__
 from minirt.errors import InvalidInput, StartError
-from minirt.runtime import namespaces, oci, state
+from minirt.runtime import namespaces, standing, state
 from minirt.runtime.verbs import VERBS, Call
 
 # The options of each verb, as getopt(3) writes them; "" are those before the verb.
@@ -62,7 +62,7 @@ def _do(*arguments: str) -> int:
     try:
         known, words = _parse("", list(arguments))
         if "version" in known:
-            print(f"minirt-oci version {__version__}\nspec: {oci.VERSION}")
+            print(f"minirt-oci version {__version__}\nspec: {standing.VERSION}")
             return 0
         if "help" in known or not words:
             sys.stdout.write(_USAGE)

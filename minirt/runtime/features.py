@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from minirt.runtime import capabilities, config, mounts, oci, spec
+from minirt.runtime import capabilities, config, mounts, spec, standing
 from minirt.userns import IdMapping
 
 
@@ -17,7 +17,7 @@ def features() -> dict[str, Any]:
     hooks = list(config._FIELDS["hooks"])
     return {
         "ociVersionMin": "1.0.0",
-        "ociVersionMax": oci.VERSION,
+        "ociVersionMax": standing.VERSION,
         "hooks": hooks,
         "mountOptions": mounts.OPTIONS,
         "linux": {

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import socket
 import stat
+from collections.abc import Callable
 from typing import Any
 
 from minirt import linux
@@ -44,6 +45,7 @@ class Init(Process):
         self.kinds = {entry["type"] for entry in self.linux["namespaces"]}
         self.made = {entry["type"] for entry in self.linux["namespaces"] if not entry.get("path")}
         self.state: dict[str, Any] = {}
+        self.join: Callable[[], None] | None = None  # its control groups, where we are not in them yet
         if config.get("hooks"):
             from minirt.runtime import hooks  # now: later nothing can be loaded any more
 
@@ -98,10 +100,23 @@ class Init(Process):
     def mounts(self) -> None:
         os.umask(0)
         for number, entry in enumerate(self.config.get("mounts") or ()):
+            if entry.get("type") == "cgroup":
+                self.groups()
             try:
                 mounts.mount(self.root, entry, self.bundle, self.sources.get(number), "cgroup" in self.kinds)
             except OSError as error:
                 raise StartError(f"mount {entry['destination']}: {error.strerror}") from error
+        self.groups()
+
+    def groups(self) -> None:
+        """Enter them as late as that is possible: the parent has made them meanwhile."""
+        if self.join is None:
+            return
+        self.confirm()
+        self.join()
+        self.join = None
+        if "cgroup" in self.made:  # it shows the groups of its maker
+            linux.unshare(linux.CLONE_NEWCGROUP)
 
     def devices(self) -> None:
         """What every container has on its own /dev, and what this one is given besides."""

@@ -23,7 +23,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 from minirt import linux, userns
@@ -98,14 +98,19 @@ def spawn(
     fork: Fork = lambda flags: (linux.fork(flags), lambda: None),
     admit: Callable[[int], None] = lambda pid: None,
     enter: Callable[[], None] = lambda: None,
+    late: Sequence[str] = (),
 ) -> tuple[int, int, Sync]:
     """Start `body` in these namespaces (runtime-spec objects); its pid, a pidfd and the line to it.
 
     `ids` maps a new user namespace. Before any is made or joined but those that the child can be born in: `fork` begins
-    it or the middle (in a cgroup), `admit` gets its pid from outside, `enter` is called in it. For a single-threaded
-    process, which becomes the child's parent. Raises StartError, Unsupported.
+    it or the middle (in a cgroup), `admit` gets its pid from outside, `enter` is called in it. `late` kinds the child
+    makes itself where there is no middle (`fork` had flags then). For a single-threaded process, which becomes the
+    child's parent. Raises StartError, Unsupported.
     """
-    if (flags := _flags(namespaces)) and (born := _clone(flags, namespaces, body, fork, admit, enter)):
+    left = [
+        entry for entry in namespaces if entry.get("path") or (entry["type"] not in late and entry["type"] == "cgroup")
+    ]
+    if (flags := _flags(namespaces)) and (born := _clone(flags, left, body, fork, admit, enter)):
         return born
     linux.prctl(linux.PR_SET_CHILD_SUBREAPER, 1)
     middle_end, middle_line = Sync.pair()
@@ -203,7 +208,7 @@ def _flags(namespaces: list[dict[str, Any]]) -> int:
 
 def _clone(
     flags: int,
-    namespaces: list[dict[str, Any]],
+    left: list[dict[str, Any]],
     body: Callable[[Sync], NoReturn],
     fork: Fork,
     admit: Callable[[int], None],
@@ -216,7 +221,6 @@ def _clone(
             pid, begin = fork(rest)
             if pid == 0:
                 end.close()
-                left = [entry for entry in namespaces if entry.get("path") or entry["type"] == "cgroup"]
                 _set_up(line, left, begin, enter, lambda: body(line))
     except OSError:
         end.close()

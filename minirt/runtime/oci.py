@@ -28,10 +28,9 @@ from minirt.runtime.control import Place
 from minirt.runtime.exec import Exec
 from minirt.runtime.init import START, Init
 from minirt.runtime.namespaces import Sync
-from minirt.runtime.process import Process
+from minirt.runtime.standing import enter, run_hooks, spec_state, stands_still
 from minirt.userns import IdMapping
 
-VERSION = "1.0.2"
 _ID = re.compile(r"[\w+-][\w+.-]*", re.ASCII)
 _MAX_ID = 1024
 _PATIENCE = 10  # seconds for what was killed to be gone
@@ -83,7 +82,7 @@ class Container:
         """The runtime-spec's state, with what runc adds: rootfs, created, owner."""
         known = self._load()
         return {
-            **_spec_state(known, self._status(known)),
+            **spec_state(known, self._status(known)),
             "rootfs": os.path.join(known["bundle"], known["root"]),
             "created": known["created"],
             "owner": "",
@@ -148,12 +147,11 @@ class Container:
                 console=console, filter=filter_, preserve=preserve, pivots=pivots, keyring=keyring,
             )  # fmt: skip
             limits = config_["linux"].get("resources") or {}
-            options: dict[str, Any] = {"enter": lambda: _enter(init)}
+            options: dict[str, Any] = {"enter": lambda: enter(init)}
             if group and group.unit:  # a scope of systemd's begins with a process
                 options["admit"] = lambda pid: group.create(limits, state.machine_number(pid))
             elif group:
-                group.create(limits)
-                options["fork"] = group.fork
+                options |= {"fork": lambda flags: _fork(flags, init, group, limits), "late": ("cgroup",)}
             pid, pidfd, line = namespaces.spawn(
                 config_["linux"]["namespaces"], prepare.mapping(config_), init.run, **options
             )
@@ -161,8 +159,12 @@ class Container:
                 known["cgroup"] = group.to_json()  # a scope's folders are known by now
             init.gate.close()
             known["init"] = state.identify(state.machine_pid(pidfd))
+            line.send({"go": True})
+            if group and init.join:
+                group.create(limits, begun=True)
+                line.send({"go": True})
             self._follow(known, line, config_, connect)
-            _stands_still(line, pid, process)
+            stands_still(line, pid, process)
             self._save(known)
             announce(pid)
             line.send({"go": True})
@@ -179,8 +181,7 @@ class Container:
     def _follow(
         self, known: dict[str, Any], line: Sync, config: dict[str, Any], connect: Callable[[int], None]
     ) -> None:
-        """Let init go, and do what acts on it from here: its network, and hooks."""
-        line.send({"go": True})
+        """Do what acts on init from here while it mounts: its network, and hooks."""
         state.write_json(os.path.join(self.folder, "config.json"), config)
         connect(known["init"]["pid"])
         stages = ("prestart", "createRuntime")
@@ -188,8 +189,8 @@ class Container:
             if line.receive() is None:
                 raise StartError("the container's init was killed while it was set up")
             for stage in stages:
-                _hooks(known, stage, _spec_state(known, "creating"))
-        line.send(_spec_state(known, "created"))
+                run_hooks(known, stage, spec_state(known, "creating"))
+        line.send(spec_state(known, "created"))
 
     def start(self, meanwhile: Callable[[], None] = lambda: None) -> None:
         """Let the command run. Raises Conflict where it is not `created`, StartError where it does not come to run."""
@@ -203,7 +204,7 @@ class Container:
             os.unlink(f"{place}/start.sock")
             Sync(gate).receive()
         try:
-            _hooks(known, "poststart", _spec_state(known, "running"))
+            run_hooks(known, "poststart", spec_state(known, "running"))
         except StartError:
             self.kill(signals.SIGKILL)
             raise
@@ -240,7 +241,7 @@ class Container:
         if not force and (status := self._status(known)) in ("running", "paused"):
             raise Conflict(f"cannot delete container {self.id} that is not stopped: {status}")
         self._discard(known)
-        _hooks(known, "poststop", _spec_state(known, "stopped"), tell=True)
+        run_hooks(known, "poststop", spec_state(known, "stopped"), tell=True)
 
     def _discard(self, known: dict[str, Any]) -> None:
         """End what runs of it and remove what was made, as far as it came."""
@@ -288,13 +289,13 @@ class Container:
             config, group = self.config, self._cgroup(known)
             filter_ = self._filter(config["linux"].get("seccomp"))
             body = Exec(process, streams=streams, console=console, filter=filter_, preserve=preserve)
-            options: dict[str, Any] = {"enter": functools.partial(_enter, body)}
+            options: dict[str, Any] = {"enter": functools.partial(enter, body)}
             options |= {"fork": group.fork} if group else {}
             with prepare.joined(config, known["init"]["pid"], init) as wanted:
                 pid, pidfd, line = namespaces.spawn(wanted, IdMapping(), body.run, **options)
         try:
             line.send({"go": True})
-            _stands_still(line, pid, process)
+            stands_still(line, pid, process)
             announce(pid)
             line.send({"go": True})
             line.receive()
@@ -362,43 +363,15 @@ def containers(root: str) -> list[str]:
         return []
 
 
+def _fork(flags: int, init: Init, group: cgroups.Cgroup, limits: dict[str, Any]) -> tuple[int, Callable[[], None]]:
+    """Where it is init itself that is born, it begins to mount while its groups are made; a middle is in them first."""
+    if not flags:
+        group.create(limits)
+        return group.fork()
+    group.begin()
+    pid, init.join = group.fork(flags)
+    return pid, lambda: None
+
+
 def _packets() -> socket.socket:
     return socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-
-
-def _enter(process: Process) -> None:
-    """The last that is done from outside, by the one who will make or join the namespaces."""
-    prepare.score(process.process)
-    process.keep()
-
-
-def _stands_still(line: Sync, pid: int, process: dict[str, Any]) -> None:
-    """Until only the command's start is left to do; it is given its limits on the way."""
-    while "ready" not in (message := line.receive() or {}):
-        if not message:
-            raise StartError("the process was killed while it was set up")
-        if "limits" in message:
-            prepare.limit(pid, process)
-            line.send({"go": True})
-
-
-def _spec_state(known: dict[str, Any], status: str) -> dict[str, Any]:
-    pid = known["init"]["pid"] if "init" in known and status != "stopped" else 0
-    return {
-        "ociVersion": VERSION, "id": known["id"], "status": status, "pid": pid, "bundle": known["bundle"],
-        "annotations": known.get("annotations") or {},
-    }  # fmt: skip
-
-
-def _hooks(known: dict[str, Any], stage: str, now: dict[str, Any], tell: bool = False) -> None:
-    """Run the hooks of a stage; with `tell`, the first that fails is only told (poststop)."""
-    if not (known.get("hooks") or {}).get(stage):
-        return
-    from minirt.runtime import hooks
-
-    try:
-        hooks.run(known, stage, now)
-    except StartError as error:
-        if not tell:
-            raise
-        os.write(2, f"{error}\n".encode())
