@@ -57,7 +57,8 @@ class Nursery:
 
     def ahead(self, *arguments: str) -> None:
         """A request will come soon: have a child made for it, which rehearses with these arguments."""
-        self._send({"ahead": arguments}, [])
+        with contextlib.suppress(OSError):  # whatever it is, the request itself will say so
+            self._send({"ahead": arguments}, [])
 
     def spawn(self, arguments: list[str], fds: list[int]) -> None:
         """Have a child made, with these descriptors as its 0, 1, 2… They stay the caller's."""
@@ -106,11 +107,14 @@ def serve(
             return
         arguments = json.loads(message)
         if isinstance(arguments, dict):
-            if ahead and (spare is None or _ready(spare, 0, 0)):
-                spare = _ahead(become, lambda: fork(*ahead), rehearse(*arguments["ahead"]))
-        elif spare and ahead[-1:] == tuple(arguments[-1:]) and _hand_over(spare, message, fds):
-            spare = None
-        elif fork(*arguments) == 0:
+            if ahead and (spare is None or _ready(spare, 0, 0)):  # it hung up as it went
+                with contextlib.suppress(OSError):  # no process, no descriptor is left: the request will say so
+                    spare = _ahead(become, lambda: fork(*ahead), rehearse(*arguments["ahead"]))
+            continue
+        taken = False
+        if spare and ahead[-1] == arguments[-1]:
+            taken, spare = _hand_over(spare, message, fds), None
+        if not taken and fork(*arguments) == 0:
             _become(become, arguments, fds)
         for fd in fds:
             os.close(fd)
@@ -126,8 +130,9 @@ def _ahead(become: Callable[..., int], fork: Callable[[], int], rehearsal: Itera
         os.close(0)  # the line is the nursery's alone: its end is ours
         ours.close()
         child.name("minirt-ahead")
-        while not _ready(theirs, 0) and next(rehearsal, rehearsal) is None:
-            pass
+        with contextlib.suppress(Exception):  # whatever it is, the request itself meets it and says so
+            while not _ready(theirs, 0) and next(rehearsal, rehearsal) is None:
+                pass
         if not _ready(theirs, _AHEAD):
             theirs.shutdown(socket.SHUT_RD)  # what comes from here on is refused, what has come is not
         message, fds, _, _ = socket.recv_fds(theirs, _MESSAGE, _MOST, socket.MSG_CMSG_CLOEXEC)
@@ -146,6 +151,7 @@ def _ready(line: socket.socket, seconds: float, events: int = select.POLLIN) -> 
 
 
 def _hand_over(spare: socket.socket, message: bytes, fds: list[int]) -> bool:
+    """Whether the child ahead could still be given the request."""
     with spare, contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it went, after waiting in vain
         return bool(socket.send_fds(spare, [message], fds))
     return False

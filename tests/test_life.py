@@ -78,6 +78,24 @@ def readable(waiter: Waiter, seconds: float) -> bool:
     return bool(select.select([waiter], [], [], seconds)[0])
 
 
+def test_started_again_at_once(engine: Engine) -> None:
+    """As soon as its end is told: the shim of before is waited for, whose mounts would be in the way."""
+    identity = make(engine, "echo again >>/said; wc -l </said")
+    for _ in range(20):
+        assert engine.containers.start(identity)
+        assert engine.containers.wait(identity) == 0
+    assert said(engine, identity).split() == [str(number) for number in range(1, 21)]
+    shims = [path for path in Path("/proc").glob("[0-9]*/mountinfo") if _mentions(path, identity)]
+    wait_for(lambda: not [path for path in shims if _mentions(path, identity)])
+
+
+def _mentions(path: Path, text: str) -> bool:
+    try:
+        return text in path.read_text()
+    except OSError:  # it has ended
+        return False
+
+
 class Ends:
     """Pipes to somebody attached."""
 

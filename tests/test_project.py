@@ -53,8 +53,8 @@ def test_arrows_between_rooms() -> None:
 
 # Lines of code a room may have: whoever wants more says so here. Modules beside the rooms count as one.
 ROOMS = {
-    "runtime": 6700, "engine": 5850, "notebook": 5150, "cli": 3060, "store": 3200, "daemon": 1350, "registry": 1450,
-    "client": 950, "hub": 750, "image": 480, "": 880,
+    "runtime": 6900, "engine": 5850, "notebook": 5150, "cli": 3060, "store": 3200, "daemon": 1350, "registry": 1450,
+    "client": 950, "hub": 750, "image": 480, "": 930,
 }  # fmt: skip
 
 

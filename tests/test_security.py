@@ -543,7 +543,7 @@ LIMITS = {
     "NOFILE": lambda one: one.process.update(rlimits=[{"type": "RLIMIT_NOFILE", "soft": 0, "hard": 0}]),
     "AS": lambda one: one.process.update(rlimits=[{"type": "RLIMIT_AS", "soft": 4096, "hard": 4096}]),
     "CPU": lambda one: one.process.update(rlimits=[{"type": "RLIMIT_CPU", "soft": 0, "hard": 0}]),
-    "memory": lambda one: one.linux.update(resources={"memory": {"limit": 1 << 20}}),
+    "memory": lambda one: one.linux.update(resources={"memory": {"limit": 1 << 17}}),
     "less memory": lambda one: one.linux.update(resources={"memory": {"limit": 4096}}),
 }
 

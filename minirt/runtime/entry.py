@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any, NoReturn
 
 from minirt import linux
-from minirt.errors import MinirtError, StartError
+from minirt.errors import StartError
 from minirt.runtime import namespaces, prepare, seccomp, state
 from minirt.runtime.answer import STATUS, tell_failure
 from minirt.runtime.config import check
@@ -56,25 +56,24 @@ _rehearsed: tuple[list[int], dict[str, Any]] | None = None  # which file, and wh
 
 
 def rehearse(folder: str, cache: str) -> Iterator[None]:
-    """What the start of this container begins with, step by step. It only looks."""
+    """What the start of this container begins with, step by step. It changes nothing but this process."""
     global _rehearsed
-    with contextlib.suppress(MinirtError, OSError, KeyError):  # the start itself will say what is wrong
-        key, config = _key(folder), state.read_json(_path(folder))
-        yield
-        if config is None:
-            return
-        check(config)
-        _rehearsed = key, config
-        yield
-        if policy := config["linux"].get("seccomp"):
-            seccomp.foresee(policy, cache)
-        yield
-        prepare.foresee(config, os.path.basename(folder))
-        yield
-        if prepare.own(config, "network") and not prepare.own(config, "user"):
-            namespaces.foresee()
-        yield
-        json.dumps(config)
+    key, config = _key(folder), state.read_json(_path(folder))
+    yield
+    if config is None:
+        return
+    check(config)
+    _rehearsed = key, config
+    yield
+    if policy := config["linux"].get("seccomp"):
+        seccomp.foresee(policy, cache)
+    yield
+    prepare.foresee(config, os.path.basename(folder))
+    yield
+    if prepare.own(config, "network") and not prepare.own(config, "user"):
+        namespaces.foresee()
+    yield
+    json.dumps(config)
 
 
 def _config(folder: str) -> tuple[dict[str, Any] | None, bool]:

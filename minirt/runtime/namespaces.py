@@ -56,14 +56,16 @@ class Sync:
         return cls(ours), cls(theirs)
 
     def send(self, message: dict[str, Any]) -> None:
-        self._end.send(json.dumps(message).encode()[:_MAX_MESSAGE])
+        """Where the other end is gone, what it said before is still to be received: that tells why."""
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self._end.send(json.dumps(message).encode()[:_MAX_MESSAGE])
 
     def receive(self) -> dict[str, Any] | None:
         """The next message; None where the other end is gone. Raises StartError for one that says so."""
         try:
             data = self._end.recv(_MAX_MESSAGE)
-        except ConnectionResetError:
-            data = b""
+        except ConnectionResetError:  # told first where it left something unread; what it had said comes after
+            data = self._end.recv(_MAX_MESSAGE)
         message: dict[str, Any] | None = json.loads(data) if data else None
         if message and "error" in message:
             raise StartError(message["error"], message["exit_code"])
@@ -112,6 +114,7 @@ def spawn(
     ]
     if (flags := _flags(namespaces)) and (born := _clone(flags, left, body, fork, admit, enter)):
         return born
+    _forget()
     linux.prctl(linux.PR_SET_CHILD_SUBREAPER, 1)
     middle_end, middle_line = Sync.pair()
     child_end, child_line = Sync.pair()
@@ -173,17 +176,24 @@ def bring(place: int) -> int:
     return place + 1
 
 
+def _forget() -> None:
+    global _network
+    if _network >= 0:
+        os.close(_network)
+        _network = -1
+
+
 @contextlib.contextmanager
 def _foreseen(flags: int) -> Iterator[int]:
     """What is still to be made of these, by a child that is born meanwhile."""
     global _network
     if not flags & linux.CLONE_NEWNET or _network < 0:
+        _forget()
         yield flags
         return
     own = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     linux.setns(_network, linux.CLONE_NEWNET)
-    os.close(_network)
-    _network = -1
+    _forget()
     try:
         yield flags & ~linux.CLONE_NEWNET
     finally:

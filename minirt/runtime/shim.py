@@ -83,17 +83,20 @@ class Shim:
             self._group = self._runtime.cgroup
 
             def settle() -> None:
-                """What there is to do while the command begins; before it, where another runtime begins it."""
+                """What there is to do while the command begins, which ends with us; before it, where it would not."""
                 run["cgroup"] = self._group.to_json() if self._group else None
                 self._take_given(init)
                 for output in init.outputs:
                     output.log = self._log
                 state.write_json(os.path.join(self._folder, "run.json"), {**run, "started": state.now()})
 
-            if isinstance(self._runtime, oci.Container):
+            if not isinstance(self._runtime, oci.Container):  # with ours that was done while init mounted
+                self._prepare(run["init"]["pid"])
+                settle()
+                self._runtime.start()
+            elif prepare.own(self._config, "pid"):
                 self._runtime.start(settle)
             else:
-                self._prepare(run["init"]["pid"])
                 settle()
                 self._runtime.start()
             tell({"pid": run["init"]["pid"]})

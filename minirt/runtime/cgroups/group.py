@@ -50,12 +50,12 @@ class Cgroup:
         """Whether the limits are v2's. On a hybrid machine they are v1's, though the group is in the v2 tree too."""
         return all(not name or name.startswith("name=") for name in self.groups)
 
-    def begin(self) -> None:
-        """Make what a process is born in, its v2 group, and see that all are free: `create` with `begun` does the rest."""
+    def begin(self, made: list[str] | None = None) -> None:
+        """Make what a process is born in, the v2 group, and see that it is empty: `create`, `begun`, does the rest."""
         if self.pids():
             raise Conflict(f"the control group {self._main()} has processes in it already")
         if "" in self.groups:
-            self._try(hierarchy.make, self.points[""], self.groups[""], [])
+            self._try(hierarchy.make, self.points[""], self.groups[""], [] if made is None else made)
 
     def create(self, limits: dict[str, Any], pid: int | None = None, begun: bool = False) -> None:
         """Make the group with runtime-spec `linux.resources` and move process `pid` (the machine's number) in.
@@ -71,7 +71,7 @@ class Cgroup:
             if self.unit:
                 self._start_scope(limits, pid)
             elif not begun:
-                self.begin()
+                self.begin(made)
             for point, folder in self.folders():
                 self._try(hierarchy.make, point, folder, made)
             self._set(self._settings(limits))
