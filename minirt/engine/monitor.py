@@ -220,12 +220,14 @@ class Monitor:
         condition = condition or "not-running"
         if condition not in _CONDITIONS:
             raise InvalidInput(f'invalid condition: "{condition[:80]}"')
-        self.settle(identity)
         waiter = Waiter(lambda waiter: self._forget(identity, waiter))
+        folder = self._containers.folder({"Id": identity})
         with self.lock:
+            status = runtime.status(folder)
+            if identity in self._shims and not status.runs:  # it has ended before
+                self._told(identity)
             self._waiters.setdefault(identity, []).append((condition, waiter))
-            status = runtime.status(self._containers.folder({"Id": identity}))
-            if not (self._containers.folder({"Id": identity}) / "container.json").exists():
+            if not (folder / "container.json").exists():
                 self._wake(identity, status, _CONDITIONS)  # removed before we could be told
             elif condition == "not-running" and not status.runs:
                 self._wake(identity, status, (condition,))

@@ -199,7 +199,10 @@ def _check_mapping(config: dict[str, Any], snapshot: dict[str, Any], ids: IdMapp
 
 def cgroup(folder: Path) -> Cgroup | None:
     """Where its processes are counted and limited; None where it has none."""
-    run = state.read_json(str(folder / "run.json")) or {}
+    return _group(state.read_json(f"{folder}/run.json") or {})
+
+
+def _group(run: dict[str, Any]) -> Cgroup | None:
     if not run.get("cgroup"):
         return None
     from minirt.runtime.cgroups import Cgroup
@@ -293,7 +296,7 @@ def status(folder: Path) -> Status:
         fd = state.open_process(run, "shim")
         if fd is not None:
             os.close(fd)
-            group = cgroup(folder)
+            group = _group(run)
             now = "paused" if group and group.frozen else "running"
             return Status(now, run["init"]["pid"], started=run["started"])
         ended = _ended(folder)  # it may have ended between the two looks
