@@ -30,11 +30,13 @@ _AHEAD = 10  # seconds that a child waits for its request
 
 
 class Nursery:
-    """Our side: `module.main(*arguments)` is to call `serve`. `sealed`: from an interpreter no child overwrites."""
+    """Our side: `module.main(*arguments)` is to call `serve`. `sealed`: from an interpreter no child overwrites.
+    `kind`: requests that end with this word are for the child that was forked ahead."""
 
-    def __init__(self, module: str, *arguments: str, sealed: bool = False) -> None:
-        self._words, self._sealed = child.command(module, *arguments), sealed
+    def __init__(self, module: str, *arguments: str, sealed: bool = False, kind: str = "") -> None:
+        self._words, self._sealed, self._kind = child.command(module, *arguments), sealed, kind
         self._lock = threading.Lock()
+        self._spare: socket.socket | None = None  # the line to it
         self._begin()
 
     def _begin(self) -> None:
@@ -57,26 +59,38 @@ class Nursery:
 
     def ahead(self, *arguments: str) -> None:
         """A request will come soon: have a child made for it, which rehearses with these arguments."""
-        with contextlib.suppress(OSError):  # whatever it is, the request itself will say so
-            self._send({"ahead": arguments}, [])
+        with self._lock, contextlib.suppress(OSError):  # whatever it is, the request itself will say so
+            if not self._kind or (self._spare and not _ready(self._spare, 0, 0)):  # it hangs up as it goes
+                return
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            with theirs:
+                self._spare = ours
+                self._send({"ahead": arguments}, [theirs.fileno()])
 
     def spawn(self, arguments: list[str], fds: list[int]) -> None:
         """Have a child made, with these descriptors as its 0, 1, 2… They stay the caller's."""
-        self._send(arguments, fds)
+        with self._lock:
+            if self._spare and arguments[-1] == self._kind:
+                spare, self._spare = self._spare, None
+                with spare, contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it waited in vain, and went
+                    socket.send_fds(spare, [json.dumps(arguments).encode()], fds)
+                    return
+            self._send(arguments, fds)
 
     def _send(self, request: Any, fds: list[int]) -> None:
         message = [json.dumps(request).encode()]
-        with self._lock:
-            try:
-                socket.send_fds(self._line, message, fds)
-            except (BrokenPipeError, ConnectionResetError):  # it died
-                self._end()
-                self._begin()
-                socket.send_fds(self._line, message, fds)
+        try:
+            socket.send_fds(self._line, message, fds)
+        except (BrokenPipeError, ConnectionResetError):  # it died
+            self._end()
+            self._begin()
+            socket.send_fds(self._line, message, fds)
 
     def close(self) -> None:
         """Its children go on."""
         with self._lock:
+            if self._spare:
+                self._spare.close()
             self._end()
 
     def _end(self) -> None:
@@ -92,51 +106,41 @@ def serve(
 ) -> None:
     """`fork` a child for each request until the line ends; `become` gets its arguments, and gives its exit status.
 
-    A child ahead is forked with the arguments `ahead`, does `rehearse` step by step until its request comes, and takes
-    one whose last argument is the same.
+    A child ahead is forked with the arguments `ahead`, and does `rehearse` step by step until its request comes.
     """
     os.setsid()
     os.chdir("/")
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how a child ended: the kernel reaps it
     line = socket.socket(fileno=0)
-    spare: socket.socket | None = None
     gc.freeze()  # what is there stays: a collection would write to every object, and so copy every page of a child's
     while True:
         message, fds, _, _ = socket.recv_fds(line, _MESSAGE, _MOST, socket.MSG_CMSG_CLOEXEC)
         if not message:
             return
         arguments = json.loads(message)
-        if isinstance(arguments, dict):
-            if ahead and (spare is None or _ready(spare, 0, 0)):  # it hung up as it went
-                with contextlib.suppress(OSError):  # no process, no descriptor is left: the request will say so
-                    spare = _ahead(become, lambda: fork(*ahead), rehearse(*arguments["ahead"]))
-            continue
-        taken = False
-        if spare and ahead[-1] == arguments[-1]:
-            taken, spare = _hand_over(spare, message, fds), None
-        if not taken and fork(*arguments) == 0:
-            _become(become, arguments, fds)
+        if isinstance(arguments, list):
+            if fork(*arguments) == 0:
+                _become(become, arguments, fds)
+        elif ahead:
+            with contextlib.suppress(OSError):  # no process is left: the request will say so
+                if fork(*ahead) == 0:
+                    _wait(become, socket.socket(fileno=fds[0]), rehearse(*arguments["ahead"]))
         for fd in fds:
             os.close(fd)
 
 
-def _ahead(become: Callable[..., int], fork: Callable[[], int], rehearsal: Iterator[None]) -> socket.socket:
-    """Fork a child ahead: our end of the line to it."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    if fork():
-        theirs.close()
-        return ours
+def _wait(become: Callable[..., int], line: socket.socket, rehearsal: Iterator[None]) -> NoReturn:
+    """The child ahead."""
     try:
-        os.close(0)  # the line is the nursery's alone: its end is ours
-        ours.close()
+        os.close(0)  # the nursery's line
         child.name("minirt-ahead")
         with contextlib.suppress(Exception):  # whatever it is, the request itself meets it and says so
-            while not _ready(theirs, 0) and next(rehearsal, rehearsal) is None:
+            while not _ready(line, 0) and next(rehearsal, rehearsal) is None:
                 pass
-        if not _ready(theirs, _AHEAD):
-            theirs.shutdown(socket.SHUT_RD)  # what comes from here on is refused, what has come is not
-        message, fds, _, _ = socket.recv_fds(theirs, _MESSAGE, _MOST, socket.MSG_CMSG_CLOEXEC)
-        theirs.close()
+        if not _ready(line, _AHEAD):
+            line.shutdown(socket.SHUT_RD)  # what comes from here on is refused, what has come is not
+        message, fds, _, _ = socket.recv_fds(line, _MESSAGE, _MOST, socket.MSG_CMSG_CLOEXEC)
+        line.close()
         if message:
             child.name("minirt")
             _become(become, json.loads(message), fds)
@@ -148,13 +152,6 @@ def _ready(line: socket.socket, seconds: float, events: int = select.POLLIN) -> 
     poll = select.poll()
     poll.register(line, events)
     return bool(poll.poll(seconds * 1000))
-
-
-def _hand_over(spare: socket.socket, message: bytes, fds: list[int]) -> bool:
-    """Whether the child ahead could still be given the request."""
-    with spare, contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it went, after waiting in vain
-        return bool(socket.send_fds(spare, [message], fds))
-    return False
 
 
 def _become(become: Callable[..., int], arguments: list[str], fds: list[int]) -> NoReturn:

@@ -38,7 +38,7 @@ def nest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[
     made = []
 
     def nest(seconds: float = 10) -> Nursery:
-        made.append(Nursery("nest", str(seconds)))
+        made.append(Nursery("nest", str(seconds), kind="usual"))
         return made[-1]
 
     yield nest
@@ -152,11 +152,19 @@ def test_requests_at_the_end_of_its_time_are_all_served(nest: Callable[..., Nurs
     assert [] in served and any(served)  # some by one forked ahead, some by another
 
 
-def test_it_goes_with_its_nursery(nest: Callable[..., Nursery]) -> None:
+def test_it_outlives_a_nursery_that_dies_and_goes_with_who_asked_for_it(nest: Callable[..., Nursery]) -> None:
     nursery = nest()
     nursery.ahead("word")
     until(lambda: waiting(nursery))
     [pid] = waiting(nursery)
     os.kill(nursery._pid, signal.SIGKILL)
-    until(lambda: _name(pid) != "minirt-ahead")
+    os.waitid(os.P_PID, nursery._pid, os.WEXITED | os.WNOWAIT)
+    assert ask(nursery)[0] == pid
     assert ask(nursery)[1] == []  # another nursery is made
+    nursery.ahead("word")
+    until(lambda: waiting(nursery))
+    [pid] = waiting(nursery)
+    nursery.close()
+    until(lambda: _name(pid) != "minirt-ahead")
+    nursery._begin()  # to be closed again
+    nursery._spare = None

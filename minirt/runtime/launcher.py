@@ -24,7 +24,8 @@ class Launcher(Nursery):
     """The daemon's side of it. What it launches has this moment's limit of open files."""
 
     def __init__(self) -> None:
-        super().__init__("minirt.runtime.launcher", *map(str, resource.getrlimit(resource.RLIMIT_NOFILE)), sealed=True)
+        limits, kind = resource.getrlimit(resource.RLIMIT_NOFILE), "alone" if os.geteuid() == 0 else ""
+        super().__init__("minirt.runtime.launcher", *map(str, limits), sealed=True, kind=kind)
 
 
 def main(soft: str, hard: str) -> None:
