@@ -96,6 +96,45 @@ def _mentions(path: Path, text: str) -> bool:
         return False
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root's shims are cloned ahead")
+@pytest.mark.parametrize("network", ["none", "host"])
+def test_the_shim_is_cloned_as_the_container_is_created(engine: Engine, network: str) -> None:
+    """And has made a network namespace for it, which it keeps no longer than that is of use."""
+    assert engine.containers.launcher
+    before = _ahead(engine)
+    identity = make(engine, "sleep 100", NetworkMode=network)
+    wait_for(lambda: bool(_ahead(engine) - before))
+    [waits] = _ahead(engine) - before
+    time.sleep(0.2)
+    assert _networks(waits) == (network == "none")
+    assert engine.containers.start(identity)
+    run = json.loads((engine.containers.folder({"Id": identity}) / "run.json").read_text())
+    assert run["shim"]["pid"] == waits and _networks(waits) == 0
+    engine.containers.remove(identity, force=True)
+    # One that was cloned for another takes the next start, whatever that is.
+    first, second = make(engine, "sleep 100"), make(engine, "sleep 100", NetworkMode="host")
+    wait_for(lambda: bool(_ahead(engine)))
+    for identity in second, first:
+        assert engine.containers.start(identity)
+        run = json.loads((engine.containers.folder({"Id": identity}) / "run.json").read_text())
+        assert _networks(run["shim"]["pid"]) == 0
+        theirs = os.readlink(f"/proc/{run['init']['pid']}/ns/net")
+        assert (theirs == os.readlink("/proc/self/ns/net")) == (identity == second)
+
+
+def _ahead(engine: Engine) -> set[int]:
+    """The launcher's children that wait for a request."""
+    assert engine.containers.launcher
+    pid = engine.containers.launcher._pid
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return {int(child) for child in children if Path(f"/proc/{child}/comm").read_text() == "minirt-ahead\n"}
+
+
+def _networks(pid: int) -> int:
+    """How many network namespaces a process holds open."""
+    return sum(os.readlink(path).startswith("net:") for path in Path(f"/proc/{pid}/fd").iterdir())
+
+
 class Ends:
     """Pipes to somebody attached."""
 

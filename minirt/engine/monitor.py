@@ -1,4 +1,4 @@
-"""Who notices that a container has ended: one thread over the pidfds of all shims, and over the lines of their execs.
+"""Who notices that a container has ended: one thread over the pidfds and notices of all shims, and the lines of execs.
 
 An end is told once and in order: `die`, then whoever waits is woken, then AutoRemove removes. The status itself is on
 disk, written by the shim; what is here may die with the daemon, and `begin` finds the containers again.

@@ -100,7 +100,7 @@ class Init(Process):
     def mounts(self) -> None:
         os.umask(0)
         for number, entry in enumerate(self.config.get("mounts") or ()):
-            if entry.get("type") == "cgroup":
+            if entry.get("type") == "cgroup" or "tmpcopyup" in (entry.get("options") or ()):
                 self.groups()
             try:
                 mounts.mount(self.root, entry, self.bundle, self.sources.get(number), "cgroup" in self.kinds)
@@ -109,7 +109,10 @@ class Init(Process):
         self.groups()
 
     def groups(self) -> None:
-        """Enter them as late as that is possible: the parent has made them meanwhile."""
+        """Enter them, as late as that is possible: before they are shown, and before memory is filled in their name.
+
+        The parent makes them meanwhile.
+        """
         if self.join is None:
             return
         self.confirm()

@@ -1,10 +1,11 @@
 """The launcher: the nursery (minirt/nursery.py) of shims. It has their code loaded and makes one a container.
 
-    daemon ──requests──▶ launcher ──clone──▶ shim                   root's, with a pid namespace of its own
+    daemon ──requests──▶ launcher ──clone──▶ shim                   root's, with a pid namespace of its own: "alone"
                                   ──fork──▶ entry ──fork──▶ shim    others
 
 It runs from the sealed interpreter, and so do they. A request is `[folder, options, "alone" or ""]` (see
-`container.start`), with the descriptors that become the shim's 0, 1, 2… (see shim.py). Taught in chapter 08.
+`container.start`), with the descriptors that become the shim's 0, 1, 2… (see shim.py). As a container is created, one
+that will be "alone" is cloned ahead, and rehearses (entry.py). Taught in chapter 08.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """How a process is born in namespaces of its own: the part of clone(2) and setns(2) that takes two or three processes.
 
-    parent ──clone──▶ child           born in new ones; it enters the cgroup and makes the cgroup namespace itself (that
-                                      shows its maker's group), and joins what may be joined later
+    parent ──clone──▶ child           born in new ones; it joins what may be joined later, and makes a cgroup
+                                      namespace itself, once it is in its group: that shows its maker's
     parent ──fork──▶ middle ──fork──▶ child
                      joins and makes  born in all of them,
                      the namespaces   also in the pid namespace
@@ -114,7 +114,7 @@ def spawn(
     ]
     if (flags := _flags(namespaces)) and (born := _clone(flags, left, body, fork, admit, enter)):
         return born
-    _forget()
+    forget()
     linux.prctl(linux.PR_SET_CHILD_SUBREAPER, 1)
     middle_end, middle_line = Sync.pair()
     child_end, child_line = Sync.pair()
@@ -176,7 +176,8 @@ def bring(place: int) -> int:
     return place + 1
 
 
-def _forget() -> None:
+def forget() -> None:
+    """Let it go, where there is one: it is not wanted."""
     global _network
     if _network >= 0:
         os.close(_network)
@@ -188,12 +189,12 @@ def _foreseen(flags: int) -> Iterator[int]:
     """What is still to be made of these, by a child that is born meanwhile."""
     global _network
     if not flags & linux.CLONE_NEWNET or _network < 0:
-        _forget()
+        forget()
         yield flags
         return
     own = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     linux.setns(_network, linux.CLONE_NEWNET)
-    _forget()
+    forget()
     try:
         yield flags & ~linux.CLONE_NEWNET
     finally:

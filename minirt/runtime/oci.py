@@ -1,11 +1,12 @@
 """The runtime-spec's operations on one container: create, start, state, kill, delete, exec, pause, resume, update.
 
-    create ──▶ created ──start──▶ running ⇄ paused        a folder named by the id holds state.json and, until start,
-                  └───────kill / exit──────▶ stopped      the socket `start.sock` at which init stands still
+    create ──▶ created ──start──▶ running ⇄ paused        a folder named by the id holds state.json, config.json and,
+                  └───────kill / exit──────▶ stopped      until start, `start.sock`, at which init stands still
                                                 ──delete──▶ gone
 
-Each may be called by another process than the one before: nothing lives in memory. state.json is written before
-anything is made, so that `delete --force` finds what a create that was killed left behind.
+Init mounts while its control groups are made and its network is connected. Each operation may be called by another
+process than the one before: nothing lives in memory. state.json is written before anything is made, so that `delete
+--force` finds what a create that was killed left behind.
 Sources: runtime-spec runtime.md, runc(8). Taught in chapter 08.
 """
 

@@ -90,13 +90,11 @@ class Shim:
                     output.log = self._log
                 state.write_json(os.path.join(self._folder, "run.json"), {**run, "started": state.now()})
 
-            if not isinstance(self._runtime, oci.Container):  # with ours that was done while init mounted
-                self._prepare(run["init"]["pid"])
-                settle()
-                self._runtime.start()
-            elif prepare.own(self._config, "pid"):
+            if isinstance(self._runtime, oci.Container) and prepare.own(self._config, "pid"):
                 self._runtime.start(settle)
             else:
+                if not isinstance(self._runtime, oci.Container):  # with ours that was done while init mounted
+                    self._prepare(run["init"]["pid"])
                 settle()
                 self._runtime.start()
             tell({"pid": run["init"]["pid"]})
@@ -184,6 +182,7 @@ class Shim:
         if program := self._options.get("runtime"):
             from minirt.runtime import external
 
+            namespaces.forget()  # it makes its own
             return external.Container(program, root, name)
         return oci.Container(root, name, self._options.get("cache"))
 

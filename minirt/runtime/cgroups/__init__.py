@@ -1,11 +1,10 @@
 """A container's control group: what it may use (resources), what it has used, and which processes it is.
 
-`locate` names the group, `Cgroup.create` makes it in every mounted tree or nowhere, `fork` begins the child that will
-fork the container's init in it, before any namespace is made, `delete` removes it. Nothing is kept but names, so any
-later process goes on from `to_json`; write that down before `create`, and a crash in between leaves nothing that
-`delete` would not find. Modules: group (the verbs), hierarchy (the mounted trees), resources (the spec's words as file
-contents), devices (rules, eBPF), systemd (groups as scopes), stats. Sources: cgroups(7), cgroup-v2.rst.
-Taught in chapter 08.
+`locate` names the group, `Cgroup.create` makes it in every mounted tree or nowhere, `fork` has a process born in its v2
+group and tells what puts it into the others, `delete` removes it. Nothing is kept but names, so any later process goes
+on from `to_json`; write that down before `create`, and a crash in between leaves nothing that `delete` would not find.
+Modules: group (the verbs), hierarchy (the mounted trees), resources (the spec's words as file contents), devices
+(rules, eBPF), systemd (groups as scopes), stats. Sources: cgroups(7), cgroup-v2.rst. Taught in chapter 08.
 """
 
 from __future__ import annotations
