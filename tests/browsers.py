@@ -177,6 +177,16 @@ def menu(page: Any, *names: str) -> None:
     page.get_by_role("menuitem", name=re.compile(f"^{names[1]}")).first.click()  # a shortcut may follow
 
 
+def run_all(page: Any) -> None:
+    """Run All, until it does: before the page has its kernel it is nothing, and the page tells nobody."""
+    for _ in range(5):
+        menu(page, "Run", "Run All Cells")
+        begun = re.compile(r"\[[0-9*]+\]")
+        with contextlib.suppress(AssertionError):
+            expect(page.locator(".jp-InputArea-prompt", has_text=begun).first).to_be_attached(timeout=10_000)
+            return
+
+
 def cell(page: Any, name: str) -> Any:
     """The output area of a code cell, found by its first words and scrolled into view (JupyterLab draws no others)."""
     found = page.locator(".jp-CodeCell", has=page.locator(".cm-content", has_text=name))

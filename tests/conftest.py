@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 from dockerd import dockerd, dockerd_of_the_run
-from vm import vm
+from vm import machines, vm
 
-__all__ = ["dockerd", "dockerd_of_the_run", "vm"]
+__all__ = ["dockerd", "dockerd_of_the_run", "machines", "vm"]
 
 MACHINE = "_vm.py"  # so end the files whose tests run in the virtual machine
 LONG = {
@@ -89,6 +89,7 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
     yield
     if machine and not (nextitem and nextitem.path.name.endswith(MACHINE)):
         machine.process.kill()
+        machine.silent = True
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 pytest.importorskip("playwright.sync_api")
-from browsers import Lab, cell, expect, menu, open_chapter, page, press, running_lab, saved, violations
+from browsers import Lab, cell, expect, menu, open_chapter, page, press, run_all, running_lab, saved, violations
 
 from minirt.notebook import begin, flow, markup
 from minirt.notebook.catalogue import Strings
@@ -29,7 +29,7 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
 def test_chapter_04_in_jupyterlab(page: Any, lab: Lab) -> None:
     mine = lab.chapter("04")
     open_chapter(page, lab.address(mine))
-    menu(page, "Run", "Run All Cells")
+    run_all(page)
     expect(cell(page, "chapter.clean_up()")).to_contain_text("[]", timeout=60_000)
 
     # Questions, by keyboard alone: Space chooses and presses.
@@ -123,7 +123,7 @@ def test_chapter_04_in_notebook_7(page: Any, lab: Lab) -> None:
     page.goto(lab.address(lab.chapter("04"), "notebooks"))
     page.wait_for_selector(".jp-Notebook-cell")
     expect(page.locator(".jp-Notebook-ExecutionIndicator[data-status='idle']")).to_be_attached(timeout=60_000)
-    menu(page, "Run", "Run All Cells")
+    run_all(page)
     expect(cell(page, "chapter.clean_up()")).to_contain_text("[]", timeout=60_000)
     first = cell(page, 'first = chapter.panel("run hello-world"')
     press(page, first, "Run hello-world", "Done: exit code 0")

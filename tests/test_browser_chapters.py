@@ -20,7 +20,19 @@ from typing import Any
 import pytest
 
 pytest.importorskip("playwright.sync_api")
-from browsers import Lab, chromium, expect, menu, new_page, open_chapter, picture, running_lab, saved, violations
+from browsers import (
+    Lab,
+    chromium,
+    expect,
+    menu,
+    new_page,
+    open_chapter,
+    picture,
+    run_all,
+    running_lab,
+    saved,
+    violations,
+)
 from playwright.sync_api import TimeoutError
 
 from minirt.notebook.catalogue import Strings
@@ -160,7 +172,7 @@ def test_every_button(page: Any, lab: Lab, number: str) -> None:
     path = lab.chapter(number)
     cells = [c for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code"]
     open_chapter(page, lab.address(path))
-    menu(page, "Run", "Run All Cells")
+    run_all(page)
     ready(page, len(cells))
     areas = page.locator(".jp-CodeCell .jp-Cell-outputArea")
     # The last cell has emptied the store: panels that need what an earlier cell made say so, and that is an answer too.

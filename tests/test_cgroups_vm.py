@@ -49,7 +49,7 @@ group.delete()
 def test_root(vm: Machine) -> None:
     words = "python3 -m pytest -q -c /dev/null --rootdir /srv/minirt/tests -p no:cacheprovider"
     done = vm.run(
-        f"cd /srv/minirt/tests && {words} -o timeout=120 -o markers=slow test_cgroups.py 2>&1", timeout=600, check=False
+        f"cd /srv/minirt/tests && {words} -o timeout=120 -o markers=slow test_cgroups.py 2>&1", timeout=210, check=False
     )
     assert done.returncode == 0, done.stdout[-6000:]
     assert "systemd runs here" not in done.stdout

@@ -17,7 +17,7 @@ from peers import require
 from users import User, plain_user
 
 pytest.importorskip("playwright.sync_api")
-from browsers import cell, chromium, expect, free_port, menu, new_page, picture, press, server
+from browsers import cell, chromium, expect, free_port, new_page, picture, press, run_all, server
 
 pytestmark = pytest.mark.slow
 TOP = Path(__file__).parent.parent
@@ -82,7 +82,7 @@ def test_three_learners_run_chapter_04_each_with_a_minirt_of_their_own(hub: str,
             for page, user in zip(pages, learners, strict=True):
                 page.wait_for_url(re.compile(f"/user/{user.name}/lab"), timeout=120_000)
                 expect(page.get_by_text(re.compile(r"\| Idle$"))).to_be_visible(timeout=120_000)
-                menu(page, "Run", "Run All Cells")
+                run_all(page)
             for page in pages:
                 expect(cell(page, "chapter.clean_up()")).to_contain_text("[]", timeout=120_000)
             for page in pages:  # one after the other, while the others' daemons stand

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 pytest.importorskip("playwright.sync_api")
-from browsers import TOKEN, calm, expect, menu, open_chapter, page, running_lab, violations
+from browsers import TOKEN, calm, expect, open_chapter, page, run_all, running_lab, violations
 
 from minirt import userns
 from minirt.errors import InvalidInput, NotFound
@@ -346,7 +346,7 @@ def test_a_learner_finds_the_chapters_the_pages_and_the_progress(tmp_path: Path,
         text, index = Strings("ko"), started.folder / "ko" / "index.ipynb"
         open_chapter(page, started.address(index))
         expect(page.locator(".jp-CodeCell")).to_contain_text(text("lab.progress.stored"))
-        menu(page, "Run", "Run All Cells")
+        run_all(page)
         shown = page.locator(".jp-CodeCell .jp-OutputArea")
         row = shown.get_by_role("row", name=re.compile("^04 · "))
         expect(row).to_contain_text(text("lab.progress.none"))

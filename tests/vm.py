@@ -130,6 +130,7 @@ class Machine:
     port: socket.socket
     console: IO[bytes]
     seconds: float = 0.0
+    silent: bool = False  # it did not answer once: emulated machines have stood still under load
 
     def run(
         self, script: str, user: str = "root", timeout: float = 60, check: bool = True, stdin: bytes = b""
@@ -163,6 +164,7 @@ class Machine:
             except TimeoutError:
                 piece = b""
             if not piece:
+                self.silent = True
                 raise AssertionError(f"the virtual machine does not answer: {self.log()[-3000:]}")
             data += piece
         return bytes(data)
@@ -220,11 +222,30 @@ def started(options: str = "", devices: Sequence[str] = ()) -> Iterator[Machine]
             process.wait()
 
 
+class Machines:
+    """The run's machine, and another where that one has fallen silent."""
+
+    def __init__(self, held: contextlib.ExitStack) -> None:
+        self._held = held
+        self._now: Machine | None = None
+
+    def now(self) -> Machine:
+        if self._now is None or self._now.silent:
+            self._held.close()
+            self._now = self._held.enter_context(started())
+        return self._now
+
+
 @pytest.fixture(scope="session")
-def vm() -> Iterator[Machine]:
+def machines() -> Iterator[Machines]:
+    with contextlib.ExitStack() as held:
+        yield Machines(held)
+
+
+@pytest.fixture
+def vm(machines: Machines) -> Machine:
     """One machine for all tests of the run; a missing qemu skips (in CI it fails)."""
-    with started() as machine:
-        yield machine
+    return machines.now()
 
 
 def _initrd(made: Path) -> bytes:
