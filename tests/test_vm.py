@@ -209,7 +209,7 @@ def test_refused_to_an_oci_caller(vm: Machine, refused: str) -> None:
     assert vm.run("minirt-oci list -q", "learner", SECONDS).stdout == ""
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def image(vm: Machine) -> str:
     """A root file system with busybox alone, made for podman and docker."""
     script = """mkdir -p /tmp/image/bin; cp /bin/busybox /tmp/image/bin
