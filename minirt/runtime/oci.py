@@ -116,11 +116,12 @@ class Container:
         peers: dict[int, int] | None = None,
         announce: Callable[[int], None] = lambda pid: None,
         connect: Callable[[int], None] = lambda pid: None,
+        meanwhile: Callable[[], None] = lambda: None,
     ) -> tuple[int, int]:
         """Make everything but the command's start; init's pid as we see it, and a pidfd. All or nothing.
 
         `announce` is called with the pid before init may go on, to write a pid file; `connect` with the machine's, for
-        its network, while init mounts. We become the parent of init.
+        its network, while init mounts, and then `meanwhile`. We become the parent of init.
         """
         bundle = os.path.abspath(bundle)
         config_ = config_json.load(bundle) if config is None else config
@@ -164,7 +165,9 @@ class Container:
             if group and init.join:
                 group.create(limits, begun=True)
                 line.send({"go": True})
-            self._follow(known, line, config_, connect)
+            self._follow(known, line, connect)
+            state.write_json(os.path.join(self.folder, "config.json"), config_)
+            meanwhile()
             stands_still(line, pid, process)
             self._save(known)
             announce(pid)
@@ -179,11 +182,8 @@ class Container:
                 os.waitpid(pid, 0)
             raise
 
-    def _follow(
-        self, known: dict[str, Any], line: Sync, config: dict[str, Any], connect: Callable[[int], None]
-    ) -> None:
+    def _follow(self, known: dict[str, Any], line: Sync, connect: Callable[[int], None]) -> None:
         """Do what acts on init from here while it mounts: its network, and hooks."""
-        state.write_json(os.path.join(self.folder, "config.json"), config)
         connect(known["init"]["pid"])
         stages = ("prestart", "createRuntime")
         if any((known["hooks"] or {}).get(stage) for stage in stages):  # else nobody has to wait until all is mounted

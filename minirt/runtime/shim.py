@@ -94,7 +94,8 @@ class Shim:
                 self._runtime.start(settle)
             else:
                 if not isinstance(self._runtime, oci.Container):  # with ours that was done while init mounted
-                    self._prepare(run["init"]["pid"])
+                    self._prepare()
+                    self._connect(run["init"]["pid"])
                 settle()
                 self._runtime.start()
             tell({"pid": run["init"]["pid"]})
@@ -159,10 +160,9 @@ class Shim:
         settings = state.read_json(os.path.join(self._folder, "network.json"))
         return settings if settings and settings["mode"] not in ("none", "host") else None
 
-    def _prepare(self, pid: int) -> None:
-        """What there is to do while init mounts: its network, its log, the room for its end, the door for requests."""
+    def _prepare(self) -> None:
+        """What there is to do while init goes on: its log, the room for its end, the door for requests."""
         state.write_json(os.path.join(self._folder, "config.json"), self._completed)
-        self._connect(pid)
         self._log = Log(os.path.join(self._folder, "log"), **self._options.get("log") or {})
         state.reserve(os.path.join(self._folder, "exit.json"))
         listener = control.listen(self._folder)
@@ -189,7 +189,7 @@ class Shim:
     def _create(self, streams: tuple[int | None, int, int], console: int | None) -> tuple[int, int]:
         more: dict[str, Any] = {"peers": self._peers} if self._peers else {}
         if isinstance(self._runtime, oci.Container):
-            more["connect"] = self._prepare
+            more |= {"connect": self._connect, "meanwhile": self._prepare}
         return self._runtime.create(self._folder, config=self._config, streams=streams, console=console, **more)
 
     def _take_given(self, init: Process) -> None:
