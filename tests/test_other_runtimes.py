@@ -153,7 +153,7 @@ LIVES: dict[str, tuple[str, ...]] = {
           sh -c 'echo s > /dev/shm/s; exec sleep 99' >/dev/null
         until m exec $N ls /dev/shm/s >/dev/null 2>&1; do sleep 0.1; done
         run --rm --ipc container:$N --pid container:$N --uts container:$N toolbox \\
-          sh -c 'cat /dev/shm/s; hostname; ls -d /proc/[0-9]* | wc -l; exit 8'; echo $?""",
+          sh -c 'cat /dev/shm/s; hostname; set -- /proc/[0-9]*; echo $#; exit 8'; echo $?""",
         "^s$", "^shown$", "^8$",
     ),
 }  # fmt: skip
