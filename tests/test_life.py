@@ -29,7 +29,7 @@ from minirt.engine.monitor import Waiter
 from minirt.errors import Conflict, InvalidInput, MinirtError, NotFound, StartError, Unsupported
 from minirt.runtime import container as runtime
 from minirt.runtime.control import Connection
-from minirt.runtime.state import parent
+from minirt.runtime.state import identify, parent
 
 __all__ = ["both"]
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="containers need Linux")
@@ -78,8 +78,20 @@ def readable(waiter: Waiter, seconds: float) -> bool:
     return bool(select.select([waiter], [], [], seconds)[0])
 
 
+@pytest.mark.parametrize("then", ["start", "remove"])
+def test_a_shim_that_has_said_its_last_word_is_waited_for(engine: Engine, then: str) -> None:
+    """Its mounts would be in the way. In its place, something that takes half a second to end."""
+    identity = begin(engine, "true")
+    assert engine.containers.wait(identity) == 0
+    path = engine.containers.folder({"Id": identity}) / "run.json"
+    with subprocess.Popen(["sleep", "0.5"]) as slow:
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"shim": identify(slow.pid)}))
+        getattr(engine.containers, then)(identity)
+        assert slow.poll() == 0
+
+
 def test_started_again_at_once(engine: Engine) -> None:
-    """As soon as its end is told: the shim of before is waited for, whose mounts would be in the way."""
+    """As soon as its end is told; what it wrote is there."""
     identity = make(engine, "echo again >>/said; wc -l </said")
     for _ in range(20):
         assert engine.containers.start(identity)
