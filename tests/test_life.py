@@ -139,7 +139,12 @@ def _ahead(engine: Engine) -> set[int]:
     assert engine.containers.launcher
     pid = engine.containers.launcher._pid
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return {int(child) for child in children if Path(f"/proc/{child}/comm").read_text() == "minirt-ahead\n"}
+    found = set()
+    for child in children:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a shim that has just ended
+            if Path(f"/proc/{child}/comm").read_text() == "minirt-ahead\n":
+                found.add(int(child))
+    return found
 
 
 def _networks(pid: int) -> int:

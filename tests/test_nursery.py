@@ -66,7 +66,7 @@ def waiting(nursery: Nursery) -> list[int]:
 def _name(pid: str | int) -> str:
     try:
         return Path(f"/proc/{pid}/comm").read_text().strip()
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return ""
 
 
