@@ -100,7 +100,7 @@ class Init(Process):
     def mounts(self) -> None:
         os.umask(0)
         for number, entry in enumerate(self.config.get("mounts") or ()):
-            if entry.get("type") == "cgroup" or "tmpcopyup" in (entry.get("options") or ()):
+            if entry.get("type") in ("cgroup", "cgroup2") or "tmpcopyup" in (entry.get("options") or ()):
                 self.groups()
             try:
                 mounts.mount(self.root, entry, self.bundle, self.sources.get(number), "cgroup" in self.kinds)

@@ -356,3 +356,15 @@ def test_a_cgroup_below_made_by_the_container_goes_too(box: Any) -> None:
     one.delete("--force")
     one.wait()
     assert cgroups(one) == []
+
+
+def test_a_cgroup2_mount_shows_the_containers_own_group(runtime: Any) -> None:
+    """Its cgroup namespace is there before it is mounted: the machine's groups are not to be seen."""
+    if runtime.name == "crun":
+        pytest.skip("crun 1.8 shows the machine's")
+    one = runtime.box("sh", "-c", "cat /proc/self/cgroup; ls /groups")
+    one.config["mounts"].insert(0, {"destination": "/groups", "type": "cgroup2", "source": "cgroup2"})
+    if not any(entry["type"] == "cgroup" for entry in one.linux["namespaces"]):
+        one.linux["namespaces"].append({"type": "cgroup"})
+    result = one.run()
+    assert "cgroup.procs" in result.out and not {"minirt", "docker", "init.scope"} & set(result.out.split())
